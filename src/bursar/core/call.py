@@ -1,0 +1,142 @@
+"""The life of one paid call, as states. No I/O, no clock, no logging.
+
+Rule 1: everything that decides what happens next lives in this file.
+Rule 2: this file does not know which door the call came through.
+Rule 3: once money is held, every path ends in ``Settled``; what a crash leaves behind, the sweeper expires.
+Rule 4: an attempt that provably never left is voided; any other is settled at what is known of it.
+
+    Arrived -> NeedsHold -> NeedsProvider -> NeedsSettlement -> Settled
+                        \\-> Refused (the books could not hold)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .ledger import Attempt, Opening, Status
+from .money import NanoUSD
+from .prices import Charge, Reading
+
+__all__ = [
+    "Arrived",
+    "Done",
+    "Held",
+    "NeedsHold",
+    "NeedsProvider",
+    "NeedsSettlement",
+    "NotHeld",
+    "Refused",
+    "Reply",
+    "Settled",
+    "State",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The books set the amount aside (None where the price is not known: the attempt is tracked, no money is held)."""
+
+    amount: NanoUSD | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotHeld:
+    """The books could not set the money aside, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back from the provider. ``left`` is False only when the request provably never left.
+
+    ``latency_ms`` runs from the start of the attempt to its last byte, ``first_token_ms`` to its first.
+    """
+
+    reading: Reading
+    status: Status
+    left: bool = True
+    http_status: int | None = None
+    latency_ms: float | None = None
+    first_token_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A call as a door understood it, with the attempt it wants to make."""
+
+    opening: Opening
+
+    def next(self) -> NeedsHold:
+        return NeedsHold(self.opening)
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsHold:
+    opening: Opening
+
+    def next(self, outcome: Held | NotHeld) -> NeedsProvider | Refused:
+        match outcome:
+            case Held():
+                return NeedsProvider(self.opening)
+            case NotHeld(reason):
+                return Refused(self.opening, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsProvider:
+    opening: Opening
+
+    def next(self, reply: Reply, charge: Charge) -> NeedsSettlement:
+        """``charge`` is the price of ``reply.reading``. The same step serves an answer, an error and a cancellation."""
+        if not reply.left:
+            return NeedsSettlement(self.opening, None)
+        reading = reply.reading
+        return NeedsSettlement(
+            self.opening,
+            Attempt(
+                opening=self.opening,
+                status=reply.status,
+                charge=charge,
+                latency_ms=reply.latency_ms,
+                first_token_ms=reply.first_token_ms,
+                http_status=reply.http_status,
+                error=reading.error,
+                response_id=reading.response_id,
+                finish=reading.finish,
+                tools=reading.tools,
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsSettlement:
+    """``attempt`` is None when nothing left: the hold is voided."""
+
+    opening: Opening
+    attempt: Attempt | None
+
+    def next(self) -> Settled:
+        return Settled(self.opening, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    opening: Opening
+    attempt: Attempt | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    opening: Opening
+    reason: str
+
+
+State: TypeAlias = Arrived | NeedsHold | NeedsProvider | NeedsSettlement | Settled | Refused
+Done: TypeAlias = Settled | Refused
+
+
+def observed(attempt: Attempt) -> NeedsSettlement:
+    """Where imports and telemetry enter: the call already happened, only the books remain."""
+    return NeedsSettlement(attempt.opening, attempt)

@@ -1,0 +1,77 @@
+"""The books' entries and the ledger's rows.
+
+Rule 1: entries are append-only; a balance is the sum of its entries, held and spent apart.
+Rule 2: an attempt has at most one hold and exactly one ending: settle, void or expire. Both are keyed by the attempt's
+        id, which its caller makes; saying either again changes nothing.
+Rule 3: an ending without a hold is an *observed* attempt: it happened elsewhere, only the books remain.
+Rule 4: every ending but void leaves one ledger row, and the row is the ending's payload: the ledger can be rebuilt.
+Rule 5: an attempt is posted to ``accounts(scope)``; its hold and its ending are posted to the same ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from .money import NanoUSD
+from .prices import Charge
+from .scopes import Scope
+
+__all__ = ["ENDINGS", "Attempt", "Door", "Ending", "EntryKind", "Opening", "Status", "accounts"]
+
+Door: TypeAlias = Literal["gateway", "sdk", "otlp", "import"]
+EntryKind: TypeAlias = Literal["hold", "settle", "void", "expire", "adjust", "rollup"]
+Ending: TypeAlias = Literal["settle", "void", "expire"]
+Status: TypeAlias = Literal["ok", "error", "cancelled", "cut", "expired"]
+"""How an attempt ended: answered; refused or failed by the provider; the client went away; the provider broke off;
+the process died and the sweeper closed it."""
+
+ENDINGS: Final[tuple[Ending, ...]] = ("settle", "void", "expire")
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is known of an attempt before it leaves: enough to write its ledger row if nobody comes back.
+
+    ``number`` counts the attempts of one call from 1; views count a call by its first attempt.
+
+    ``started_us`` is microseconds since 1970 UTC. ``estimate`` is the charge to book if the attempt is never settled.
+    """
+
+    attempt_id: str
+    call_id: str
+    kind: Literal["model", "tool"]
+    door: Door
+    operation: str
+    started_us: int
+    provider: str
+    model_asked: str
+    scope: Scope
+    estimate: Charge
+    number: int = 1
+    stream: bool = False
+    trace_id: str = ""
+    span_id: str = ""
+    decision: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One ledger row: an attempt that ended, with its charge."""
+
+    opening: Opening
+    status: Status
+    charge: Charge
+    latency_ms: float | None = None
+    first_token_ms: float | None = None
+    http_status: int | None = None
+    error: str = ""
+    response_id: str = ""
+    finish: str = ""
+    tools: tuple[str, ...] = ()
+    avoided: NanoUSD | None = None
+
+
+def accounts(scope: Scope) -> tuple[str, ...]:
+    """The accounts an attempt is posted to: everything, and its task when it has one."""
+    return ("all", f"task:{scope.task}") if scope.task else ("all",)
