@@ -1,0 +1,73 @@
+"""The command line. Each command is loaded when it is asked for: start-up is felt every time.
+
+Rule 1: a command writes its answer to standard output and everything else to standard error.
+Rule 2: exit codes: 0 done, 1 it failed or found differences, 2 it was asked wrongly.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Final
+
+import click
+
+from bursar.core.errors import BursarError, ConfigError
+
+__all__ = ["main", "root"]
+
+# name: (module:attribute, one line for the list of commands)
+_COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "up": ("bursar.cli.up:up", "Run the gateway and the console."),
+    "demo": ("bursar.cli.demo:demo", "Simulated agents through the real gateway; no key needed."),
+    "spend": ("bursar.cli.spend:spend", "What was spent, by model, agent, task, user, ..."),
+    "tasks": ("bursar.cli.tasks:tasks", "Tasks with what they cost."),
+    "task": ("bursar.cli.tasks:task", "One task: its tree of steps with cost, tokens, time."),
+    "import": ("bursar.cli.imports:import_", "Book calls from logs: Claude Code, Codex, JSONL, CSV."),
+    "keys": ("bursar.cli.keys:keys", "Make, list and revoke virtual keys."),
+    "prices": ("bursar.cli.prices:prices", "Show, compare and refresh prices."),
+    "verify": ("bursar.cli.verify:verify", "Prove that balances, books and ledger agree."),
+    "doctor": ("bursar.cli.doctor:doctor", "Find what is wrong with this installation."),
+    "sim": ("bursar.cli.sim:sim", "A simulated provider for trying and testing."),
+    "completion": ("bursar.cli.completion:completion", "Shell completion for bash, zsh and fish."),
+}
+
+
+class _Lazy(click.Group):
+    # The context is click's to give; a fixed table does not need it.
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        found = _COMMANDS.get(cmd_name)
+        if found is None:
+            return None
+        module, _, attribute = found[0].partition(":")
+        return getattr(import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bursar", prog_name="bursar")
+def root() -> None:
+    """The treasurer of AI agents: every call priced, attributed and visible.
+
+    \b
+    Try it:      bursar demo
+    Start it:    bursar up
+                 export OPENAI_BASE_URL=http://localhost:4000/v1
+    Look back:   bursar import claude-code ~/.claude/projects
+                 bursar spend --by model,agent
+    """
+
+
+def main() -> None:
+    """Run, and turn what a person can act on into one line on standard error."""
+    try:
+        root()
+    except BursarError as error:
+        click.echo(f"bursar: {error}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

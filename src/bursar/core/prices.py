@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from .money import NanoUSD, Rate, usd
-from .usage import UNIT_INDEX, UNITS, Usage, contains
+from .usage import NO_USAGE, UNIT_INDEX, UNITS, Usage, contains
 
 __all__ = [
     "BASIS",
@@ -39,6 +39,7 @@ __all__ = [
     "Reading",
     "Terms",
     "charge",
+    "price_row",
     "unpriced",
 ]
 
@@ -63,7 +64,10 @@ _INPUT: Final = UNIT_INDEX["input_tokens"]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the wire read from one response. ``usage`` is None when nothing was stated or it could not be understood."""
+    """What the wire read from one response. ``usage`` is None when nothing was stated or it could not be understood.
+
+    ``billed`` is False where the provider refused the request: refusals cost nothing.
+    """
 
     usage: Usage | None = None
     reason: str = ""
@@ -75,6 +79,9 @@ class Reading:
     finish: str = ""
     error: str = ""
     tools: tuple[str, ...] = ()
+    billed: bool = True
+    parts: tuple[Reading, ...] = ()
+    """What the same response was billed for at other models: an advisor, a declined attempt, an image tool."""
 
 
 class Line(NamedTuple):
@@ -148,7 +155,10 @@ class PriceEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelPrices:
-    """One model of one provider: its standard entries (the last active one applies) and its variants by terms."""
+    """One model of one provider: its standard entries (the last active one applies) and its variants by terms.
+
+    ``since`` is the first date these prices speak for ("" = always); before it the next layer is asked.
+    """
 
     id: str
     source: str
@@ -157,6 +167,7 @@ class ModelPrices:
     variants: tuple[PriceEntry, ...] = ()
     context_window: int | None = None
     output_cap: int | None = None
+    since: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,7 +181,11 @@ class ProviderPrices:
 
 @dataclass(frozen=True, slots=True)
 class Multiplier:
-    """A factor on every token rate: a surcharge for a place, a negotiated discount. Patterns are globs."""
+    """A factor on every token rate: a surcharge for a place, a negotiated discount. Patterns are globs.
+
+    ``start`` is its first UTC date, ``end`` the first one without it. Of the multipliers of one ``group`` only the
+    first that applies counts; those without a group all do.
+    """
 
     provider: str
     model: str
@@ -178,13 +193,19 @@ class Multiplier:
     when: Terms = ()
     start: str = ""
     source: str = ""
+    end: str = ""
+    group: str = ""
 
-    def applies(self, provider: str, model: str, at: datetime, terms: Terms) -> bool:
+    def names(self, provider: str, model: str) -> bool:
+        """Whether it is about this model (in lower case), at whatever time and terms."""
+        return fnmatchcase(provider, self.provider) and fnmatchcase(model, self.model)
+
+    def active(self, at: datetime, terms: Terms) -> bool:
+        """Whether it is in force at a UTC time under these terms."""
         return (
-            fnmatchcase(provider, self.provider)
-            and fnmatchcase(model, self.model)
-            and set(self.when) <= set(terms)
+            all(term in terms for term in self.when)
             and (not self.start or at.date().isoformat() >= self.start)
+            and (not self.end or at.date().isoformat() < self.end)
         )
 
 
@@ -209,9 +230,18 @@ class RateCard(NamedTuple):
 
 
 _COMPACT_DATE: Final = re.compile(r"-(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
-_DATED_TERMS: Final = frozenset({"service_tier", "processing", "speed"})
-# What providers call their ordinary service; asking for it changes nothing.
-_ORDINARY: Final = frozenset({"default", "standard", "auto", "on_demand", "on-demand"})
+# What providers call their ordinary service: standard rates are what was asked for, no note is needed.
+_TERMS_OF_SERVICE: Final = frozenset({"service_tier", "processing", "speed", "inference_geo"})
+_ORDINARY: Final = frozenset(
+    {"", "default", "standard", "auto", "on_demand", "on-demand", "ondemand", "global", "not_available"}
+)
+
+
+class _Found(NamedTuple):
+    """A model by name: in each layer that knows it, whether it is the provider's own there; and its multipliers."""
+
+    layers: tuple[tuple[ModelPrices, bool], ...]
+    multipliers: tuple[int, ...]
 
 
 class PriceBook:
@@ -230,7 +260,7 @@ class PriceBook:
         self.version = version
         self._layers = tuple(layers)
         self._multipliers = tuple(multipliers)
-        self._models: dict[tuple[str, str], tuple[ModelPrices, bool] | None] = {}
+        self._models: dict[tuple[str, str], _Found] = {}
         self._cards: dict[tuple[Any, ...], RateCard] = {}
 
     def providers(self) -> tuple[str, ...]:
@@ -244,51 +274,39 @@ class PriceBook:
     def find(self, provider: str, model: str) -> ModelPrices | None:
         """The model's prices, or None when no layer knows it."""
         found = self._find(provider, model)
-        return found[0] if found else None
+        return found.layers[0][0] if found.layers else None
 
-    def _find(self, provider: str, model: str) -> tuple[ModelPrices, bool] | None:
+    def _find(self, provider: str, model: str) -> _Found:
         key = (provider, model)
         if key in self._models:
             return self._models[key]
         text = model.lower()
-        found = self._search(provider, text)
-        if found is None:
+        layers = self._search(provider, text)
+        if not layers:
             dashed = _COMPACT_DATE.sub(r"-\1-\2-\3", text)
-            found = self._search(provider, dashed) if dashed != text else None
+            layers = self._search(provider, dashed) if dashed != text else layers
+        found = _Found(layers, tuple(i for i, m in enumerate(self._multipliers) if m.names(provider, text)))
         if len(self._models) < 10_000:  # model names come from clients: remember them, within bounds
             self._models[key] = found
         return found
 
-    def _search(self, provider: str, text: str) -> tuple[ModelPrices, bool] | None:
-        for layer in self._layers:
-            listed = layer.get(provider)
-            if listed is None:
-                continue
-            for model in listed.models:
-                if model.matches(text):
-                    return model, True
-            for other in listed.fallback:
-                for model in layer[other].models if other in layer else ():
-                    if model.matches(text):
-                        return model, False
-        return None
+    def _search(self, provider: str, text: str) -> tuple[tuple[ModelPrices, bool], ...]:
+        found = (_in_layer(layer, provider, text) for layer in self._layers if provider in layer)
+        return tuple(one for one in found if one is not None)
 
     def card(self, provider: str, model: str, at: datetime, terms: Terms = ()) -> RateCard | None:
         """The rate card in force, or None when the model has no price. ``at`` must have a time zone."""
-        found = self._find(provider, model)
-        if found is None:
-            return None
-        prices, own = found
         at = at.astimezone(timezone.utc)
-        terms = tuple(t for t in terms if t[1] not in _ORDINARY or t[0] not in _DATED_TERMS)
+        found = self._find(provider, model)
+        day = at.date().isoformat()
+        layer = next((one for one in found.layers if not one[0].since or day >= one[0].since), None)
+        if layer is None:
+            return None
+        prices, own = layer
         active = tuple(i for i, e in enumerate(prices.standard) if e.active(at))
         # A reseller's discounts are its own: another provider's variants do not carry over.
-        varied = tuple(
-            i for i, e in enumerate(prices.variants) if own and set(e.when) <= set(terms) and e.active(at)
-        )
-        times = tuple(
-            i for i, m in enumerate(self._multipliers) if m.applies(provider, model.lower(), at, terms)
-        )
+        varied = tuple(i for i, e in enumerate(prices.variants) if own and set(e.when) <= set(terms) and e.active(at))
+        times = self._times(found.multipliers, at, terms)
         key = (provider, prices.id, prices.source, active[-1:], varied, times, terms)
         card = self._cards.get(key)
         if card is None:
@@ -296,6 +314,18 @@ class PriceBook:
             if len(self._cards) < 10_000:
                 self._cards[key] = card
         return card
+
+    def _times(self, candidates: tuple[int, ...], at: datetime, terms: Terms) -> tuple[int, ...]:
+        """The candidates that apply, of each group the first."""
+        found: list[int] = []
+        groups: set[str] = set()
+        for index in candidates:
+            multiplier = self._multipliers[index]
+            if multiplier.group not in groups and multiplier.active(at, terms):
+                found.append(index)
+                if multiplier.group:
+                    groups.add(multiplier.group)
+        return tuple(found)
 
     def _build(
         self,
@@ -308,10 +338,9 @@ class PriceBook:
     ) -> RateCard:
         standard = prices.standard[active[-1] if active else 0] if prices.standard else None
         chosen: dict[str, tuple[tuple[tuple[int, Rate], ...], str]] = {}
-        name = f"{prices.source}:{provider}/{prices.id}"
         if standard is not None:
             for unit, tiers in standard.rates.items():
-                chosen[unit] = (tiers, _row_name(name, unit, standard))
+                chosen[unit] = (tiers, price_row(provider, prices, unit, standard))
         used: set[tuple[str, str]] = set()
         overridden: set[str] = set()
         for index in varied:
@@ -320,7 +349,7 @@ class PriceBook:
                 if unit not in overridden:
                     overridden.add(unit)
                     used.update(variant.when)
-                    chosen[unit] = (tiers, _row_name(name, unit, variant))
+                    chosen[unit] = (tiers, price_row(provider, prices, unit, variant))
         for index in times:
             multiplier = self._multipliers[index]
             used.update(multiplier.when)
@@ -328,17 +357,27 @@ class PriceBook:
         notes = tuple(
             f"no price of its own for {term}={value}: standard rates used"
             for term, value in terms
-            if (term, value) not in used
+            if (term, value) not in used and not (term in _TERMS_OF_SERVICE and value in _ORDINARY)
         )
         rows = _rows(chosen)
-        covered = frozenset(
-            index for index, unit in enumerate(UNITS) if any(contains(UNITS[row.unit], unit) for row in rows)
-        )
-        return RateCard(provider, prices.id, self.version, rows, covered, notes)
+        return RateCard(provider, prices.id, self.version, rows, _covered(rows), notes)
 
 
-def _row_name(model: str, unit: str, entry: PriceEntry) -> str:
-    parts = [f"{model}/{unit}"]
+def _in_layer(layer: Mapping[str, ProviderPrices], provider: str, text: str) -> tuple[ModelPrices, bool] | None:
+    listed = layer[provider]
+    for model in listed.models:
+        if model.matches(text):
+            return model, True
+    for other in listed.fallback:
+        for model in layer[other].models if other in layer else ():
+            if model.matches(text):
+                return model, False
+    return None
+
+
+def price_row(provider: str, prices: ModelPrices, unit: str, entry: PriceEntry) -> str:
+    """The name of a price row, as charge lines carry it; a tier and multipliers add to it."""
+    parts = [f"{prices.source}:{provider}/{prices.id}/{unit}"]
     if entry.start:
         parts.append(f"from={entry.start}")
     if entry.daily:
@@ -352,8 +391,10 @@ def _multiplied(
 ) -> tuple[tuple[tuple[int, Rate], ...], str]:
     if "tokens" not in UNITS[UNIT_INDEX[unit]].dimensions:
         return tiers, row
-    when = ",".join(f"{term}={value}" for term, value in multiplier.when)
-    name = f"{row};x{multiplier.factor.normalize():f}" + (f"[{when}]" if when else "")
+    why = [f"{term}={value}" for term, value in multiplier.when]
+    if multiplier.group:
+        why.append(multiplier.source or multiplier.group)
+    name = f"{row};x{multiplier.factor.normalize():f}" + (f"[{','.join(why)}]" if why else "")
     return tuple((start, rate.times(multiplier.factor)) for start, rate in tiers), name
 
 
@@ -368,6 +409,21 @@ def _rows(chosen: Mapping[str, tuple[tuple[tuple[int, Rate], ...], str]]) -> tup
     return tuple(rows)
 
 
+def _covered(rows: tuple[RateRow, ...]) -> frozenset[int]:
+    """The units these rows can charge: each has exactly one most specific row, so that nothing is charged twice.
+
+    A unit under two rows of which neither contains the other (cached audio, where cached and audio tokens have prices
+    but cached audio has none) could only be charged by both or by a guess.
+    """
+    covered: set[int] = set()
+    for index, unit in enumerate(UNITS):
+        above = [UNITS[row.unit] for row in rows if contains(UNITS[row.unit], unit)]
+        nearest = max(above, key=lambda other: len(other.dimensions), default=None)
+        if nearest is not None and all(contains(other, nearest) for other in above):
+            covered.add(index)
+    return frozenset(covered)
+
+
 # --- the charge -------------------------------------------------------------------------------------------------
 
 
@@ -376,15 +432,28 @@ def unpriced(reading: Reading, reason: str, *, provider: str, model: str, price_
     if reading.reported is not None:
         line = Line("provider_reported", 1, None, f"reported:{provider}", reading.reported)
         return Charge(
-            reading.reported, None, reading.usage, (line,), provider, model, price_book,
-            reading.estimated, (reason,), reading.reported,
+            reading.reported,
+            None,
+            reading.usage,
+            (line,),
+            provider,
+            model,
+            price_book,
+            reading.estimated,
+            (reason,),
+            reading.reported,
         )
     return Charge(None, reason, reading.usage, (), provider, model, price_book, reading.estimated)
 
 
 def charge(reading: Reading, book: PriceBook, *, provider: str, model: str, at: datetime) -> Charge:
     """Price a reading. ``model`` is used when the response names none. ``at`` must have a time zone."""
+    if reading.parts:
+        return _joined(reading, book, provider=provider, model=model, at=at)
     name = reading.model or model
+    if not reading.billed:
+        notes = ("the provider refused the request: not billed",)
+        return Charge(NanoUSD(0), None, NO_USAGE, (), provider, name, book.version, notes=notes)
     if reading.usage is None:
         reason = reading.reason or "the response states no usage"
         return unpriced(reading, reason, provider=provider, model=name, price_book=book.version)
@@ -396,6 +465,25 @@ def charge(reading: Reading, book: PriceBook, *, provider: str, model: str, at: 
         reason = f"no price for model {name!r} of {provider!r}" if known else f"no prices for provider {provider!r}"
         return unpriced(reading, reason, provider=provider, model=name, price_book=book.version)
     return _priced(reading, reading.usage, card, name)
+
+
+def _joined(reading: Reading, book: PriceBook, *, provider: str, model: str, at: datetime) -> Charge:
+    """The charge of a reading with parts: every part at its own model, all of them or none."""
+    main = charge(replace(reading, parts=(), reported=None), book, provider=provider, model=model, at=at)
+    charges = [main, *(charge(part, book, provider=provider, model="", at=at) for part in reading.parts)]
+    usages = [each.usage for each in charges if each.usage is not None]
+    whole = replace(reading, usage=Usage(*map(sum, zip(*usages, strict=True))) if usages else None)
+    lines = tuple(line for each in charges for line in each.lines)
+    notes = tuple(dict.fromkeys(note for each in charges for note in each.notes))
+    reason = next((each.reason for each in charges if each.amount is None), None)
+    if reason is not None:
+        return unpriced(whole, reason, provider=provider, model=main.model, price_book=book.version)
+    amount = NanoUSD(sum(line.cost for line in lines))
+    if reading.reported is not None and reading.reported != amount:
+        difference = NanoUSD(reading.reported - amount)
+        lines = (*lines, Line("provider_reported", 1, None, f"reported:{provider}", difference))
+        amount = reading.reported
+    return replace(main, amount=amount, usage=whole.usage, lines=lines, notes=notes, reported=reading.reported)
 
 
 def _priced(reading: Reading, usage: Usage, card: RateCard, model: str) -> Charge:
@@ -425,8 +513,16 @@ def _priced(reading: Reading, usage: Usage, card: RateCard, model: str) -> Charg
         lines.append(Line("provider_reported", 1, None, f"reported:{card.provider}", difference))
         amount = reading.reported
     return Charge(
-        amount, None, usage, tuple(lines), card.provider, model, card.price_book,
-        reading.estimated, card.notes, reading.reported,
+        amount,
+        None,
+        usage,
+        tuple(lines),
+        card.provider,
+        model,
+        card.price_book,
+        reading.estimated,
+        card.notes,
+        reading.reported,
     )
 
 
@@ -436,5 +532,3 @@ def _tier(row: RateRow, input_tokens: int) -> tuple[Rate, str]:
         if input_tokens > tier[0]:
             start, rate = tier
     return rate, row.price_row if not start else f"{row.price_row};over={start}"
-
-

@@ -44,6 +44,12 @@ class Scope:
             return self
         return replace(self, labels=labels, **changes)
 
+    def pinned(self, defaults: Scope, columns: tuple[str, ...]) -> Scope:
+        """This scope, with the named columns always those of ``defaults``, whatever the caller said."""
+        if not columns:
+            return self
+        return replace(self, **{name: getattr(defaults, name) for name in columns})
+
 
 SCOPE_COLUMNS: Final = tuple(f.name for f in fields(Scope) if f.name != "labels")
 

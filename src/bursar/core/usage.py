@@ -62,6 +62,7 @@ UNITS: Final[tuple[Unit, ...]] = (
     _unit("input_characters", "characters", "input"),
     _unit("document_pages", "pages", "input"),
     _unit("annotated_document_pages", "pages", "input", "page:annotated"),
+    _unit("input_messages", "messages", "input"),
 )
 """Every billable unit, in the order of the fields of ``Usage``."""
 
@@ -108,6 +109,7 @@ class Usage(NamedTuple):
     input_characters: int = 0
     document_pages: int = 0
     annotated_document_pages: int = 0
+    input_messages: int = 0
 
     def counts(self) -> dict[str, int]:
         """The units that are not zero, by name."""

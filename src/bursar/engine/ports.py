@@ -8,8 +8,26 @@ from typing import Any, Protocol
 
 from bursar.core.call import Held, NeedsHold, NeedsProvider, NeedsSettlement, NotHeld, Reply
 from bursar.core.ledger import Attempt
+from bursar.core.scopes import Scope
+from bursar.wire.dialect import Dialect, RequestFacts
 
-__all__ = ["Books", "Entry", "Ledger", "Queries", "SyncBooks", "Upstream"]
+__all__ = [
+    "Books",
+    "ClientGoneError",
+    "Entry",
+    "HttpAnswer",
+    "HttpClient",
+    "HttpRequest",
+    "HttpUpstream",
+    "Keys",
+    "Ledger",
+    "Outbox",
+    "Queries",
+    "Sink",
+    "SyncBooks",
+    "Upstream",
+    "VirtualKey",
+]
 
 
 class Books(Protocol):
@@ -32,7 +50,7 @@ class SyncBooks(Protocol):
 class Upstream(Protocol):
     """The provider's side of one attempt. It streams to the client and meters while it does."""
 
-    async def send(self, need: NeedsProvider) -> Reply:
+    async def send(self, need: NeedsProvider, /) -> Reply:
         """Never raises but for cancellation, which is honoured at once; a failure is a ``Reply`` that says so."""
         ...
 
@@ -42,11 +60,87 @@ class Upstream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One request to a provider, complete. ``headers`` carry the provider's key: never log them."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """A whole answer of a provider, for the door to pass on."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class ClientGoneError(Exception):
+    """The client does not listen any more."""
+
+
+class Sink(Protocol):
+    """The door's end of a stream: what is written goes to the client at once."""
+
+    async def start(self, status: int, headers: tuple[tuple[str, str], ...]) -> None: ...
+
+    async def write(self, chunk: bytes) -> None:
+        """Raises ClientGoneError."""
+        ...
+
+
+class HttpUpstream(Upstream, Protocol):
+    """An attempt over HTTP. ``answer`` is the provider's whole answer, None when it was streamed or never came."""
+
+    @property
+    def answer(self) -> HttpAnswer | None: ...
+
+    async def exchange(self) -> Reply:
+        """The same request without the books: for what is known to cost nothing."""
+        ...
+
+
+class HttpClient(Protocol):
+    """Makes attempts over HTTP."""
+
+    def attempt(
+        self, request: HttpRequest, dialect: Dialect, facts: RequestFacts, sink: Sink, *, hide_usage: bool
+    ) -> HttpUpstream: ...
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One ending on its way from the books to the ledger: its sequence and its ledger row as JSON."""
 
     sequence: int
     row: bytes
+
+
+class Outbox(Protocol):
+    """The books' endings, in the order they were committed."""
+
+    def last_sequence(self) -> int: ...
+
+    def endings_after(self, sequence: int, limit: int) -> list[Entry]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualKey:
+    """A key of ours: what it is called, the scope its calls get, and which of its columns a caller cannot change."""
+
+    name: str
+    scope: Scope
+    pinned: tuple[str, ...] = ()
+
+
+class Keys(Protocol):
+    """The virtual keys in force."""
+
+    def find(self, secret: str) -> VirtualKey | None: ...
 
 
 class Ledger(Protocol):

@@ -99,3 +99,4 @@ SELECT started_at, kind, door, provider, model, org, team, project, "user", agen
        key, MAP {}::MAP(VARCHAR, VARCHAR) AS labels, status, calls, attempts, unpriced_calls, estimated_calls,
        input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nanousd, avoided_nanousd
 FROM rollup;
+COMMENT ON TABLE position IS '1'; -- the version of this schema

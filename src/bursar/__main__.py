@@ -1,0 +1,22 @@
+"""``python -m bursar`` and the ``bursar`` command."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line. Without the server parts it says how to get them."""
+    try:
+        import click  # noqa: F401 - asks whether it is there
+    except ModuleNotFoundError:
+        sys.exit("The bursar command needs the server parts: pip install 'bursar[server]'")
+    from bursar.cli import main as cli
+
+    cli()
+
+
+if __name__ == "__main__":
+    main()

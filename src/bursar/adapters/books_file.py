@@ -1,0 +1,365 @@
+"""The books in one SQLite file (WAL): the synchronous part, one transaction at a time.
+
+Rule 1: an entry and every projection of it change in one transaction, or not at all.
+Rule 2: saying a hold or an ending again changes nothing.
+Rule 3: settlement is never refused; after an expiry it is booked as a correction of the estimate.
+Rule 4: any number of processes may write; the order of commits is the order of sequences.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from importlib import resources
+from pathlib import Path
+from typing import Final, TypeAlias, TypeVar
+
+from bursar.core.call import Held, NeedsHold, NeedsSettlement, NotHeld
+from bursar.core.errors import BooksBusyError, BooksFailedError
+from bursar.core.ledger import Attempt, Opening, accounts
+from bursar.core.money import NanoUSD
+from bursar.engine.ports import Entry
+
+from .rows import decode_opening, encode_attempt, encode_opening
+
+__all__ = ["Balance", "BooksFile", "Operation", "attempt_digest"]
+
+Operation: TypeAlias = NeedsHold | NeedsSettlement
+
+_SCHEMA_VERSION: Final = 1
+_HOLD, _ENDING, _CORRECTION, _ROLLUP = range(4)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What is held and spent on an account, and how many of its attempts have no known charge."""
+
+    account: str
+    held: NanoUSD
+    spent: NanoUSD
+    unpriced: int
+
+
+class BooksFile:
+    """One connection to the books. Not shared between threads.
+
+    ``durability`` is "process" (survives the death of the process, SQLite's NORMAL) or "power" (also of the machine,
+    FULL: one fsync a transaction).
+    """
+
+    def __init__(
+        self, path: Path, *, clock_us: Callable[[], int], hold_ttl_us: int, durability: str = "process"
+    ) -> None:
+        self._clock_us = clock_us
+        self._hold_ttl_us = hold_ttl_us
+        self._deltas: dict[str, list[int]] = {}
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=0)
+        # Prompts are not in here, but names and spend are: nobody else's business.
+        path.chmod(0o600)
+        self._db.execute("PRAGMA busy_timeout = 5000")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
+        self._create(path)
+
+    def _create(self, path: Path) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > _SCHEMA_VERSION:
+            raise BooksFailedError(
+                f"{path} was written by a newer Bursar (schema {version}, this one knows {_SCHEMA_VERSION}): upgrade Bursar"
+            )
+        if version < _SCHEMA_VERSION:
+            sql = resources.files("bursar.adapters").joinpath("sql/books.sql").read_text(encoding="utf-8")
+            self._db.executescript(f"BEGIN IMMEDIATE; {sql} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def never_wait(self) -> None:
+        """From now on a busy database raises ``BooksBusyError`` at once: for callers that must not block."""
+        self._db.execute("PRAGMA busy_timeout = 0")
+
+    # --- writing ----------------------------------------------------------------------------------------------
+
+    def apply(self, operations: Sequence[Operation]) -> list[Held | NotHeld | None]:
+        """Do all operations in one transaction, in order. A hold's outcome is in its place, None for a settlement.
+
+        Raises BooksBusyError or BooksFailedError, and then nothing has changed.
+        """
+        return self._transaction(lambda: [self._do(operation) for operation in operations])
+
+    def observe(self, attempts: Iterable[Attempt], *, batch: int = 1000) -> int:
+        """Book attempts that already happened, in transactions of ``batch``. Returns how many were new."""
+        new = 0
+        pending: list[Attempt] = []
+        for attempt in attempts:
+            pending.append(attempt)
+            if len(pending) >= batch:
+                new += self._observe_batch(pending)
+                pending = []
+        return new + (self._observe_batch(pending) if pending else 0)
+
+    def _observe_batch(self, attempts: Sequence[Attempt]) -> int:
+        return self._transaction(lambda: sum(self._observe(attempt) for attempt in attempts))
+
+    def _transaction(self, work: Callable[[], T]) -> T:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                result = work()
+                if self._deltas:
+                    self._post_deltas()
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            finally:
+                self._deltas.clear()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise BooksBusyError(str(error)) from error
+            raise BooksFailedError(_explain(error)) from error
+        except sqlite3.DatabaseError as error:
+            raise BooksFailedError(_explain(error)) from error
+        return result
+
+    def _do(self, operation: Operation) -> Held | NotHeld | None:
+        match operation:
+            case NeedsHold(opening):
+                return self._hold(opening)
+            case NeedsSettlement(opening, attempt):
+                self._settle(opening, attempt)
+                return None
+
+    def _hold(self, opening: Opening) -> Held | NotHeld:
+        amount = opening.estimate.amount
+        held = amount or 0
+        names = accounts(opening.scope)
+        text = _names_text(names)
+        now = self._clock_us()
+        if self._ended(opening.attempt_id):
+            return NotHeld(f"attempt {opening.attempt_id} has already ended")
+        entered = self._enter(opening.attempt_id, _HOLD, "hold", now, held, 0, 0, text, encode_opening(opening))
+        if not entered:
+            return Held(amount)
+        self._db.execute(
+            "INSERT INTO open_hold VALUES (?, ?, ?, ?)", (opening.attempt_id, held, now + self._hold_ttl_us, text)
+        )
+        self._post(names, held, 0, 0)
+        return Held(amount)
+
+    def _ended(self, attempt_id: str) -> bool:
+        found = self._db.execute("SELECT 1 FROM entry WHERE attempt_id = ? AND stage = ?", (attempt_id, _ENDING))
+        return found.fetchone() is not None
+
+    def _settle(self, opening: Opening, attempt: Attempt | None) -> None:
+        held = self._release(opening.attempt_id)
+        if attempt is None:
+            if held is not None:
+                self._end(opening, "void", held[0], None)
+            return
+        if held is not None:
+            self._end(opening, "settle", held[0], attempt)
+        elif not self._end(opening, "settle", 0, attempt):
+            self._correct(attempt)
+
+    def _observe(self, attempt: Attempt) -> int:
+        opening = attempt.opening
+        digest = attempt_digest(opening.attempt_id)
+        if self._db.execute("SELECT 1 FROM imported WHERE digest = ?", (digest,)).fetchone():
+            return 0
+        key = _response_key(attempt)
+        if key and self._db.execute("SELECT 1 FROM entry WHERE response_key = ?", (key,)).fetchone():
+            return 0
+        return int(self._end(opening, "settle", 0, attempt))
+
+    def _end(self, opening: Opening, kind: str, held: int, attempt: Attempt | None) -> bool:
+        amount = attempt.charge.amount if attempt else NanoUSD(0)
+        spent, unpriced = (0, 1) if amount is None else (amount, 0)
+        names = accounts(opening.scope)
+        payload = encode_attempt(attempt) if attempt else None
+        key = _response_key(attempt) if attempt else None
+        now = self._clock_us()
+        if not self._enter(
+            opening.attempt_id, _ENDING, kind, now, -held, spent, unpriced, _names_text(names), payload, key
+        ):
+            return False
+        self._post(names, -held, spent, unpriced)
+        return True
+
+    def _correct(self, attempt: Attempt) -> None:
+        """A settlement after the hold expired: book the difference to the estimate that the expiry charged, once."""
+        opening = attempt.opening
+        row = self._db.execute(
+            "SELECT kind, spent_nanousd, unpriced FROM entry WHERE attempt_id = ? AND stage = ?",
+            (opening.attempt_id, _ENDING),
+        ).fetchone()
+        if row is None or row[0] != "expire":
+            return
+        amount = attempt.charge.amount
+        spent = 0 if amount is None else amount - row[1]
+        unpriced = -row[2] if amount is not None else 0
+        charge = replace(
+            attempt.charge,
+            amount=None if amount is None else NanoUSD(spent),
+            usage=None,
+            lines=(),
+            notes=(*attempt.charge.notes, "settled after its hold expired: the difference to the estimate"),
+        )
+        late = replace(
+            attempt, charge=charge, opening=replace(opening, attempt_id=f"{opening.attempt_id}+late", number=0)
+        )
+        names = accounts(opening.scope)
+        text = _names_text(names)
+        if self._enter(
+            opening.attempt_id, _CORRECTION, "adjust", self._clock_us(), 0, spent, unpriced, text, encode_attempt(late)
+        ):
+            self._post(names, 0, spent, unpriced)
+
+    def _release(self, attempt_id: str) -> tuple[int] | None:
+        return self._db.execute(
+            "DELETE FROM open_hold WHERE attempt_id = ? RETURNING amount_nanousd", (attempt_id,)
+        ).fetchone()
+
+    def _enter(
+        self,
+        attempt_id: str,
+        stage: int,
+        kind: str,
+        at_us: int,
+        held: int,
+        spent: int,
+        unpriced: int,
+        names: str,
+        payload: bytes | None,
+        response_key: str | None = None,
+    ) -> bool:
+        cursor = self._db.execute(
+            "INSERT INTO entry (attempt_id, stage, kind, at_us, held_nanousd, spent_nanousd, unpriced, accounts, payload,"
+            " response_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (attempt_id, stage) DO NOTHING",
+            (attempt_id, stage, kind, at_us, held, spent, unpriced, names, payload, response_key),
+        )
+        return cursor.rowcount == 1
+
+    def _post(self, names: Iterable[str], held: int, spent: int, unpriced: int) -> None:
+        for name in names:
+            delta = self._deltas.get(name)
+            if delta is None:
+                self._deltas[name] = [held, spent, unpriced]
+            else:
+                delta[0] += held
+                delta[1] += spent
+                delta[2] += unpriced
+
+    def _post_deltas(self) -> None:
+        # One statement per account and transaction: most calls of a batch share theirs.
+        self._db.executemany(
+            "INSERT INTO balance VALUES (?1, ?2, ?3, ?4) ON CONFLICT (account) DO UPDATE SET"
+            " held_nanousd = held_nanousd + ?2, spent_nanousd = spent_nanousd + ?3, unpriced = unpriced + ?4",
+            [(name, *delta) for name, delta in self._deltas.items()],
+        )
+
+    # --- the sweeper ------------------------------------------------------------------------------------------
+
+    def expire(self, *, before_us: int | None, keep: Callable[[str], bool] = lambda _: False, batch: int = 500) -> int:
+        """End open holds by charging their estimates: those past their time, or all of them when ``before_us`` is None.
+
+        ``keep`` names attempts that are alive; their time is extended instead. Returns how many were expired.
+        """
+        ended = 0
+        while True:
+            limit_us = (1 << 62) if before_us is None else before_us
+            rows: list[tuple[str, bytes]] = self._db.execute(
+                "SELECT h.attempt_id, e.payload FROM open_hold h JOIN entry e ON e.attempt_id = h.attempt_id AND e.stage = 0"
+                " WHERE h.expires_us <= ? LIMIT ?",
+                (limit_us, batch),
+            ).fetchall()
+            if not rows:
+                return ended
+            ended += self._transaction(partial(self._expire_all, rows, keep))
+            if len(rows) < batch:
+                return ended
+
+    def _expire_all(self, rows: Sequence[tuple[str, bytes]], keep: Callable[[str], bool]) -> int:
+        return sum(self._expire(attempt_id, payload, keep) for attempt_id, payload in rows)
+
+    def _expire(self, attempt_id: str, payload: bytes, keep: Callable[[str], bool]) -> int:
+        if keep(attempt_id):
+            expires = self._clock_us() + self._hold_ttl_us
+            self._db.execute("UPDATE open_hold SET expires_us = ? WHERE attempt_id = ?", (expires, attempt_id))
+            return 0
+        released = self._release(attempt_id)
+        if released is None:
+            return 0
+        opening = decode_opening(payload)
+        charge = replace(opening.estimate, estimated=True, notes=("never settled: the estimate is charged",))
+        attempt = Attempt(opening, "expired", charge, error="the gateway stopped before the attempt ended")
+        return int(self._end(opening, "expire", released[0], attempt))
+
+    # --- the outbox -------------------------------------------------------------------------------------------
+
+    def endings_after(self, sequence: int, limit: int) -> list[Entry]:
+        """Entries with a ledger row after a sequence, in order."""
+        rows = self._db.execute(
+            "SELECT sequence, payload FROM entry WHERE sequence > ? AND stage IN (1, 2) AND payload IS NOT NULL"
+            " ORDER BY sequence LIMIT ?",
+            (sequence, limit),
+        )
+        return [Entry(*row) for row in rows]
+
+    def last_sequence(self) -> int:
+        """The last sequence that has a ledger row, 0 when there is none."""
+        (last,) = self._db.execute(
+            "SELECT coalesce(max(sequence), 0) FROM entry WHERE stage IN (1, 2) AND payload IS NOT NULL"
+        ).fetchone()
+        return last
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def balances(self) -> list[Balance]:
+        return [Balance(*row) for row in self._db.execute("SELECT * FROM balance ORDER BY account")]
+
+    def open_holds(self) -> int:
+        (count,) = self._db.execute("SELECT count(*) FROM open_hold").fetchone()
+        return count
+
+    def data_version(self) -> int:
+        """A number that changes when another connection has written."""
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        return version
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection, for the siblings of this file that read and keep other tables: keys, verify, retention."""
+        return self._db
+
+    def transaction(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in one transaction. Raises BooksBusyError or BooksFailedError, and then nothing has changed."""
+        return self._transaction(work)
+
+
+@lru_cache(maxsize=1024)
+def _names_text(names: tuple[str, ...]) -> str:
+    return json.dumps(names)
+
+
+def attempt_digest(attempt_id: str) -> bytes:
+    """What stays of an imported attempt when its entries are rolled up."""
+    return hashlib.blake2b(attempt_id.encode(), digest_size=16).digest()
+
+
+def _response_key(attempt: Attempt) -> str | None:
+    return f"{attempt.opening.provider}:{attempt.response_id}" if attempt.response_id else None
+
+
+def _explain(error: sqlite3.Error) -> str:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        return f"{error}: the disk is full ({errno.errorcode[errno.ENOSPC]}); free some space, nothing is lost"
+    return f"{error}"

@@ -1,0 +1,92 @@
+"""The ledger for an event loop: one thread that ships, compacts and answers, one thing after the other.
+
+Rule 1: the event loop never touches the ledger's file; a slow question delays views and nothing else.
+Rule 2: the file is opened for each turn and closed after it, so that other processes get theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from bursar.engine.ship import ship
+
+from .books_file import BooksFile
+from .ledger_duckdb import DuckLedger
+from .retention import compact_books, compact_ledger
+
+__all__ = ["LedgerWorker"]
+
+T = TypeVar("T")
+_DAY_US = 86_400_000_000
+
+
+class LedgerWorker:
+    """``open_books`` and ``open_ledger`` are called in the worker's own thread."""
+
+    def __init__(self, open_books: Callable[[], BooksFile], open_ledger: Callable[[], DuckLedger]) -> None:
+        self._open_books = open_books
+        self._open_ledger = open_ledger
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._books: BooksFile | None = None
+        self._position = -1
+
+    async def ship(self) -> int:
+        """Ship what is new. Returns how many endings the ledger lags behind, in sequences. Raises LedgerError."""
+        return await self._run(self._ship)
+
+    async def ask(self, question: Callable[[DuckLedger], T]) -> T:
+        """Answer from the ledger, with everything in it that is in the books now. Raises LedgerError."""
+        return await self._run(lambda: self._ask(question))
+
+    async def compact(self, now_us: int, *, books_days: int, ledger_days: int) -> int:
+        """Sum up what is older than the retention. Returns how many entries and rows went."""
+        return await self._run(lambda: self._compact(now_us, books_days, ledger_days))
+
+    async def close(self) -> None:
+        await self._run(self._close)
+        self._thread.shutdown()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _file(self) -> BooksFile:
+        if self._books is None:
+            self._books = self._open_books()
+        return self._books
+
+    def _ship(self) -> int:
+        books = self._file()
+        last = books.last_sequence()
+        if last == self._position:
+            return 0
+        ledger = self._open_ledger()
+        try:
+            ship(books, ledger)
+            self._position = ledger.last_sequence()
+        finally:
+            ledger.close()
+        return max(0, books.last_sequence() - self._position)
+
+    def _ask(self, question: Callable[[DuckLedger], T]) -> T:
+        ledger = self._open_ledger()
+        try:
+            ship(self._file(), ledger)
+            self._position = ledger.last_sequence()
+            return question(ledger)
+        finally:
+            ledger.close()
+
+    def _compact(self, now_us: int, books_days: int, ledger_days: int) -> int:
+        def work(ledger: DuckLedger) -> int:
+            old = compact_books(self._file(), before_us=now_us - books_days * _DAY_US, shipped=ledger.last_sequence())
+            return old.deleted + compact_ledger(ledger, before_us=now_us - ledger_days * _DAY_US).deleted
+
+        return self._ask(work)
+
+    def _close(self) -> None:
+        if self._books is not None:
+            self._books.close()
+            self._books = None

@@ -1,0 +1,116 @@
+"""Keeps books and ledger bounded: old rows are summed, then deleted in small batches.
+
+Rule 1: no sum changes. A batch and what it is summed into are one transaction.
+Rule 2: nothing goes that the ledger has not taken, and no entry of an attempt that has not ended.
+Rule 3: an imported attempt's id outlives its entries, so that importing it again still changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from .books_file import BooksFile, attempt_digest
+from .ledger_duckdb import DuckLedger
+
+__all__ = ["Compaction", "compact_books", "compact_ledger"]
+
+BATCH: Final = 1_000
+_DAY_US: Final = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """How many entries or rows were summed up and deleted."""
+
+    deleted: int
+
+
+def compact_books(books: BooksFile, *, before_us: int, shipped: int, batch: int = BATCH) -> Compaction:
+    """Sum up the entries of attempts that ended before ``before_us`` and are in the ledger (sequence <= ``shipped``)."""
+    deleted = 0
+    while True:
+        done = books.transaction(partial(_compact_batch, books, before_us, shipped, batch))
+        deleted += done
+        if done == 0:
+            break
+    while books.transaction(partial(_forget_tasks, books, before_us, batch)):
+        pass
+    return Compaction(deleted)
+
+
+def _forget_tasks(books: BooksFile, before_us: int, batch: int) -> int:
+    """Drop the accounts of tasks that are rolled up whole: balance and sum go together. The ledger still knows them."""
+    db = books.connection
+    done = db.execute(
+        "SELECT b.account FROM balance b JOIN entry e ON e.attempt_id = b.account AND e.stage = 3"
+        " WHERE b.account LIKE 'task:%' AND b.held_nanousd = 0 AND b.spent_nanousd = e.spent_nanousd"
+        " AND b.unpriced = e.unpriced AND e.held_nanousd = 0 AND e.at_us < ? LIMIT ?",
+        (before_us, batch),
+    ).fetchall()
+    db.executemany("DELETE FROM entry WHERE attempt_id = ? AND stage = 3", done)
+    db.executemany("DELETE FROM balance WHERE account = ?", done)
+    return len(done)
+
+
+def _compact_batch(books: BooksFile, before_us: int, shipped: int, batch: int) -> int:
+    db = books.connection
+    (newest,) = db.execute("SELECT coalesce(max(sequence), 0) FROM entry").fetchone()
+    rows: list[tuple[str, str | None]] = db.execute(
+        "SELECT attempt_id, json_extract(payload, '$.door') FROM entry WHERE stage = 1 AND at_us < ? AND sequence <= ?"
+        " AND sequence < ? ORDER BY sequence LIMIT ?",
+        (before_us, shipped, newest, batch),
+    ).fetchall()
+    if not rows:
+        return 0
+    ids = json.dumps([attempt for attempt, _ in rows])
+    sums = db.execute(
+        "SELECT a.value, sum(held_nanousd), sum(spent_nanousd), sum(unpriced), max(at_us) FROM entry, json_each(entry.accounts) a"
+        " WHERE attempt_id IN (SELECT value FROM json_each(?)) AND stage < 3 GROUP BY a.value",
+        (ids,),
+    ).fetchall()
+    (first,) = db.execute("SELECT min(sequence) FROM entry WHERE attempt_id = ?", (rows[0][0],)).fetchone()
+    db.executemany(
+        "INSERT OR IGNORE INTO imported VALUES (?)",
+        [(attempt_digest(attempt),) for attempt, door in rows if door == "import"],
+    )
+    removed = db.execute(
+        "DELETE FROM entry WHERE attempt_id IN (SELECT value FROM json_each(?)) AND stage < 3", (ids,)
+    ).rowcount
+    for account, held, spent, unpriced, at_us in sums:
+        _roll_up(books, account, held, spent, unpriced, at_us, first)
+    return removed
+
+
+def _roll_up(books: BooksFile, account: str, held: int, spent: int, unpriced: int, at_us: int, first: int) -> None:
+    """Merge into the account's one rollup entry. It takes the place of the entries it sums, not the end of the books."""
+    db = books.connection
+    updated = db.execute(
+        "UPDATE entry SET held_nanousd = held_nanousd + ?, spent_nanousd = spent_nanousd + ?, unpriced = unpriced + ?,"
+        " at_us = max(at_us, ?) WHERE attempt_id = ? AND stage = 3",
+        (held, spent, unpriced, at_us, account),
+    ).rowcount
+    if not updated:
+        free: Any = db.execute("SELECT min(sequence) FROM entry").fetchone()[0] or first
+        db.execute(
+            "INSERT INTO entry (sequence, attempt_id, stage, kind, at_us, held_nanousd, spent_nanousd, unpriced, accounts)"
+            " VALUES (?, ?, 3, 'rollup', ?, ?, ?, ?, ?)",
+            (free - 1, account, at_us, held, spent, unpriced, json.dumps([account])),
+        )
+
+
+def compact_ledger(ledger: DuckLedger, *, before_us: int) -> Compaction:
+    """Sum up the attempts of the days that ended before ``before_us``, one day at a time."""
+    deleted = 0
+    cutoff_us = before_us - before_us % _DAY_US
+    while True:
+        found = ledger.rows(
+            "SELECT epoch_us(date_trunc('day', min(started_at))) AS day_us FROM attempt WHERE started_at < make_timestamp($cutoff)",
+            {"cutoff": cutoff_us},
+        )
+        day_us = found[0]["day_us"]
+        if day_us is None:
+            return Compaction(deleted)
+        deleted += ledger.roll_up(day_us, day_us + _DAY_US)

@@ -1,0 +1,199 @@
+"""Ledger rows as JSON: what the books keep as an ending's payload and the ledger takes in.
+
+Rule 1: a row holds everything of its attempt; the ledger can be rebuilt from the books' rows alone.
+Rule 2: a token column is null, not zero, when the usage is not known.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import msgspec
+
+from bursar.core.ledger import Attempt, Opening
+from bursar.core.money import Rate
+from bursar.core.prices import BASIS, Charge, Line
+from bursar.core.usage import UNIT_INDEX, UNITS
+
+__all__ = ["Row", "decode_opening", "encode_attempt", "encode_opening", "row_of"]
+
+
+class RowLine(msgspec.Struct, frozen=True, gc=False):
+    unit: str
+    units: int
+    rate_usd: str | None
+    price_row: str
+    cost_nanousd: int
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """The columns of the ledger's ``attempt`` table, but for ``sequence``, which the books give."""
+
+    attempt_id: str
+    call_id: str
+    number: int
+    kind: str
+    door: str
+    operation: str
+    started_us: int
+    provider: str
+    model_asked: str
+    model: str
+    org: str
+    team: str
+    project: str
+    user: str
+    agent: str
+    session: str
+    task: str
+    parent_task: str
+    key: str
+    labels: dict[str, str]
+    input_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    cache_write_1h_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    units: dict[str, int]
+    cost_nanousd: int | None
+    cost_input_nanousd: int | None
+    cost_cache_read_nanousd: int | None
+    cost_cache_write_nanousd: int | None
+    cost_output_nanousd: int | None
+    cost_other_nanousd: int | None
+    unpriced_reason: str | None
+    reported_nanousd: int | None
+    avoided_nanousd: int | None
+    lines: tuple[RowLine, ...]
+    price_book: str
+    notes: tuple[str, ...]
+    estimated: bool
+    latency_ms: float | None
+    first_token_ms: float | None
+    status: str
+    http_status: int | None
+    error: str
+    response_id: str
+    finish: str
+    tools: tuple[str, ...]
+    stream: bool
+    trace_id: str
+    span_id: str
+    decision: str
+
+
+_CLASSES = 5
+
+
+def _cost_class(unit: str) -> int:
+    """Which of the five cost columns a unit belongs to: input, cache read, cache write, output, other."""
+    if unit.startswith("cache_read"):
+        return 1
+    if unit.startswith("cache_write"):
+        return 2
+    dimensions = UNITS[UNIT_INDEX[unit]].dimensions
+    if "tokens" in dimensions:
+        return 0 if "input" in dimensions else 3
+    return 4
+
+
+_COST_CLASS = {unit.name: _cost_class(unit.name) for unit in UNITS}
+
+
+def _costs(charge: Charge) -> list[int] | list[None]:
+    if charge.amount is None:
+        return [None] * _CLASSES
+    sums = [0] * _CLASSES
+    for line in charge.lines:
+        sums[_COST_CLASS.get(line.unit, _CLASSES - 1)] += line.cost
+    return sums
+
+
+@lru_cache(maxsize=4096)
+def _rate_text(unit: str, rate: Rate) -> str:
+    return f"{rate.usd_per(BASIS[unit]):f}"
+
+
+def _row_line(line: Line) -> RowLine:
+    # A line has one rounding: rate and units are kept, so that anyone can do it again.
+    rate = None if line.rate is None else _rate_text(line.unit, line.rate)
+    return RowLine(line.unit, line.units, rate, line.price_row, line.cost)
+
+
+def row_of(attempt: Attempt) -> Row:
+    """The ledger row of an attempt."""
+    opening, charge = attempt.opening, attempt.charge
+    scope, usage = opening.scope, charge.usage
+    costs = _costs(charge)
+    return Row(
+        attempt_id=opening.attempt_id,
+        call_id=opening.call_id,
+        number=opening.number,
+        kind=opening.kind,
+        door=opening.door,
+        operation=opening.operation,
+        started_us=opening.started_us,
+        provider=opening.provider,
+        model_asked=opening.model_asked,
+        model=charge.model or opening.model_asked,
+        org=scope.org,
+        team=scope.team,
+        project=scope.project,
+        user=scope.user,
+        agent=scope.agent,
+        session=scope.session,
+        task=scope.task,
+        parent_task=scope.parent_task,
+        key=scope.key,
+        labels=dict(scope.labels),
+        input_tokens=usage.input_tokens if usage else None,
+        cache_read_tokens=usage.cache_read_tokens if usage else None,
+        cache_write_tokens=usage.cache_write_tokens if usage else None,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens if usage else None,
+        output_tokens=usage.output_tokens if usage else None,
+        reasoning_tokens=usage.reasoning_tokens if usage else None,
+        units=usage.counts() if usage else {},
+        cost_nanousd=charge.amount,
+        cost_input_nanousd=costs[0],
+        cost_cache_read_nanousd=costs[1],
+        cost_cache_write_nanousd=costs[2],
+        cost_output_nanousd=costs[3],
+        cost_other_nanousd=costs[4],
+        unpriced_reason=charge.reason,
+        reported_nanousd=charge.reported,
+        avoided_nanousd=attempt.avoided,
+        lines=tuple(map(_row_line, charge.lines)),
+        price_book=charge.price_book,
+        notes=charge.notes,
+        estimated=charge.estimated,
+        latency_ms=attempt.latency_ms,
+        first_token_ms=attempt.first_token_ms,
+        status=attempt.status,
+        http_status=attempt.http_status,
+        error=attempt.error,
+        response_id=attempt.response_id,
+        finish=attempt.finish,
+        tools=attempt.tools,
+        stream=opening.stream,
+        trace_id=opening.trace_id,
+        span_id=opening.span_id,
+        decision=opening.decision,
+    )
+
+
+_encoder = msgspec.json.Encoder()
+_opening_decoder = msgspec.json.Decoder(Opening)
+
+
+def encode_attempt(attempt: Attempt) -> bytes:
+    return _encoder.encode(row_of(attempt))
+
+
+def encode_opening(opening: Opening) -> bytes:
+    return _encoder.encode(opening)
+
+
+def decode_opening(data: bytes) -> Opening:
+    """Raises msgspec.DecodeError when the bytes are not an opening."""
+    return _opening_decoder.decode(data)

@@ -1,0 +1,47 @@
+-- The books: entries are the truth, balances and open holds are projections of them. Amounts are nano-USD.
+
+CREATE TABLE IF NOT EXISTS entry (
+    sequence INTEGER PRIMARY KEY,        -- grows in the order of commits; the newest entry is never deleted, so no number returns
+    attempt_id TEXT NOT NULL,
+    stage INTEGER NOT NULL,              -- 0 the hold, 1 the ending, 2 a correction, 3 a rollup
+    kind TEXT NOT NULL,                  -- hold | settle | void | expire | adjust | rollup
+    at_us INTEGER NOT NULL,
+    held_nanousd INTEGER NOT NULL,       -- change of what is held
+    spent_nanousd INTEGER NOT NULL,      -- change of what is spent
+    unpriced INTEGER NOT NULL,           -- change of the count of attempts whose charge is not known
+    accounts TEXT NOT NULL,              -- JSON list: the accounts the changes are posted to
+    payload BLOB,                        -- stage 0: the opening; later: the ledger row. JSON
+    response_key TEXT                    -- provider and its response id: an import of the same response is passed over
+) STRICT;
+
+-- An attempt is held once and ended once.
+CREATE UNIQUE INDEX IF NOT EXISTS entry_once ON entry (attempt_id, stage);
+CREATE INDEX IF NOT EXISTS entry_response ON entry (response_key) WHERE response_key IS NOT NULL;
+
+CREATE TABLE IF NOT EXISTS open_hold (
+    attempt_id TEXT PRIMARY KEY,
+    amount_nanousd INTEGER NOT NULL,
+    expires_us INTEGER NOT NULL,
+    accounts TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS balance (
+    account TEXT PRIMARY KEY,
+    held_nanousd INTEGER NOT NULL,
+    spent_nanousd INTEGER NOT NULL,
+    unpriced INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Ids of imported attempts whose entries have been rolled up: importing them again must still change nothing.
+CREATE TABLE IF NOT EXISTS imported (
+    digest BLOB PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS virtual_key (
+    name TEXT PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,         -- SHA-256 of the key; the key itself is shown once and not kept
+    hint TEXT NOT NULL,                  -- its last four characters, to tell keys apart
+    scope TEXT NOT NULL,                 -- JSON: the scope columns and labels calls with this key get
+    created_us INTEGER NOT NULL,
+    revoked_us INTEGER
+) STRICT;

@@ -1,0 +1,151 @@
+"""Proves that balances are the sums of their entries, and the ledger what the books say.
+
+Rule 1: every figure is computed again from the rows below it; nothing is taken from the projection that is checked.
+Rule 2: a difference names what it is about and both figures. No difference is too small to print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bursar.engine.ports import Queries
+
+from .books_file import BooksFile
+
+__all__ = ["Difference", "Verification", "verify"]
+
+_CHUNK: Final = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two figures that should be equal. Amounts are nano-USD."""
+
+    about: str
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was looked at, and every difference."""
+
+    entries: int
+    accounts: int
+    open_holds: int
+    ledger_rows: int
+    differences: tuple[Difference, ...]
+
+
+def verify(books: BooksFile, ledger: Queries, progress: Callable[[str], None] = lambda _: None) -> Verification:
+    """Compare books and ledger. Ship first: endings the ledger has not taken yet count as differences."""
+    db = books.connection
+    db.execute("BEGIN")  # one moment in time, while others go on writing
+    try:
+        progress("balances")
+        found = [*_balances(books), *_holds(books), *_payloads(books)]
+        progress("ledger")
+        found.extend(_ledger(books, ledger))
+        (entries,) = db.execute("SELECT count(*) FROM entry").fetchone()
+        accounts = len(books.balances())
+        holds = books.open_holds()
+    finally:
+        db.execute("COMMIT")
+    rows = ledger.rows("SELECT count(*) AS n FROM attempt")[0]["n"]
+    return Verification(entries, accounts, holds, rows, tuple(found))
+
+
+def _balances(books: BooksFile) -> Iterator[Difference]:
+    sums: dict[str, tuple[int, int, int]] = {
+        account: (held, spent, unpriced)
+        for account, held, spent, unpriced in books.connection.execute(
+            "SELECT a.value, sum(held_nanousd), sum(spent_nanousd), sum(unpriced) FROM entry, json_each(entry.accounts) a"
+            " GROUP BY a.value"
+        )
+    }
+    kept = {b.account: (int(b.held), int(b.spent), b.unpriced) for b in books.balances()}
+    for account in sorted(sums.keys() | kept.keys()):
+        expected, found = sums.get(account, (0, 0, 0)), kept.get(account, (0, 0, 0))
+        for name, left, right in zip(("held", "spent", "unpriced"), expected, found, strict=True):
+            if left != right:
+                yield Difference(f"{name} of account {account}", f"{left} (sum of entries)", f"{right} (balance)")
+        if expected[0] < 0:
+            yield Difference(f"held of account {account}", "not negative", str(expected[0]))
+
+
+def _holds(books: BooksFile) -> Iterator[Difference]:
+    unended: dict[str, int] = dict(
+        books.connection.execute(
+            "SELECT attempt_id, held_nanousd FROM entry e WHERE stage = 0"
+            " AND NOT EXISTS (SELECT 1 FROM entry x WHERE x.attempt_id = e.attempt_id AND x.stage = 1)"
+        )
+    )
+    kept: dict[str, int] = dict(books.connection.execute("SELECT attempt_id, amount_nanousd FROM open_hold"))
+    for attempt in sorted(unended.keys() | kept.keys()):
+        if unended.get(attempt) != kept.get(attempt):
+            left, right = str(unended.get(attempt, "ended")), str(kept.get(attempt, "none"))
+            yield Difference(f"open hold of attempt {attempt}", f"{left} (entries)", f"{right} (open holds)")
+
+
+def _payloads(books: BooksFile) -> Iterator[Difference]:
+    rows = books.connection.execute(
+        "SELECT attempt_id, spent_nanousd, json_extract(payload, '$.cost_nanousd') FROM entry WHERE stage IN (1, 2)"
+        " AND payload IS NOT NULL AND spent_nanousd <> coalesce(json_extract(payload, '$.cost_nanousd'), 0)"
+    )
+    for attempt, spent, cost in rows:
+        yield Difference(f"charge of attempt {attempt}", f"{spent} (entry)", f"{cost} (its row)")
+
+
+def _ledger(books: BooksFile, ledger: Queries) -> Iterator[Difference]:
+    low, high = books.connection.execute(
+        "SELECT min(sequence), max(sequence) FROM entry WHERE stage IN (1, 2) AND payload IS NOT NULL"
+    ).fetchone()
+    for row in ledger.rows("SELECT attempt_id, count(*) AS n FROM attempt GROUP BY ALL HAVING count(*) > 1 LIMIT 1000"):
+        yield Difference(f"rows of attempt {row['attempt_id']}", "1", f"{row['n']} (ledger)")
+    wrong = ledger.rows(
+        "SELECT attempt_id, cost_nanousd AS cost, list_sum([x.cost_nanousd FOR x IN lines]) AS lines FROM attempt"
+        " WHERE len(lines) > 0 AND cost_nanousd IS DISTINCT FROM list_sum([x.cost_nanousd FOR x IN lines]) LIMIT 1000"
+    )
+    for row in wrong:
+        yield Difference(
+            f"charge of attempt {row['attempt_id']}", f"{row['lines']} (sum of lines)", f"{row['cost']} (ledger)"
+        )
+    if low is None:
+        # Nothing to compare with; rows whose entries were rolled up keep their sequence below any that is left.
+        return
+    position = low - 1
+    while position < high:
+        upto = min(position + _CHUNK, high)
+        yield from _range(books, ledger, position, upto)
+        position = upto
+    for row in ledger.rows("SELECT attempt_id FROM attempt WHERE sequence > $high LIMIT 1000", {"high": high}):
+        yield Difference(f"attempt {row['attempt_id']}", "no entry in the books", "a row in the ledger")
+
+
+def _range(books: BooksFile, ledger: Queries, after: int, upto: int) -> Iterator[Difference]:
+    expected: dict[int, tuple[str, int | None]] = {
+        sequence: (attempt, cost)
+        for sequence, attempt, cost in books.connection.execute(
+            "SELECT sequence, json_extract(payload, '$.attempt_id'), json_extract(payload, '$.cost_nanousd') FROM entry"
+            " WHERE sequence > ? AND sequence <= ? AND stage IN (1, 2) AND payload IS NOT NULL",
+            (after, upto),
+        )
+    }
+    rows: list[dict[str, Any]] = ledger.rows(
+        "SELECT sequence, attempt_id, cost_nanousd FROM attempt WHERE sequence > $after AND sequence <= $upto",
+        {"after": after, "upto": upto},
+    )
+    found = {row["sequence"]: (row["attempt_id"], row["cost_nanousd"]) for row in rows}
+    for sequence in sorted(expected.keys() | found.keys()):
+        left, right = expected.get(sequence), found.get(sequence)
+        if left != right:
+            attempt = (left or right or ("?", 0))[0]
+            yield Difference(f"attempt {attempt}", _text(left, "the books"), _text(right, "the ledger"))
+
+
+def _text(row: tuple[str, int | None] | None, where: str) -> str:
+    if row is None:
+        return f"not in {where}"
+    return f"{'unpriced' if row[1] is None else row[1]} ({where})"

@@ -1,0 +1,156 @@
+"""Puts the parts together: the one file that knows every concrete class.
+
+Rule 1: whoever asks the ledger ships first, so that an answer includes every call that ended before the question.
+Rule 2: the ledger's file is open only while it is used: any process may take its turn, and memory goes back.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from bursar.adapters.books_file import BooksFile
+from bursar.adapters.data_dir import DataDir, default_data_dir
+from bursar.config import CONFIG_NAME, ProviderSettings, Settings, load_settings
+from bursar.core.errors import ConfigError, LedgerError
+from bursar.core.prices import PriceBook
+from bursar.engine.ports import Queries, SyncBooks
+from bursar.engine.rulebook import ProviderRule, Rulebook
+
+__all__ = [
+    "find_config",
+    "make_rulebook",
+    "now_us",
+    "open_books",
+    "open_books_file",
+    "open_data",
+    "open_ledger",
+    "open_prices",
+    "open_queries",
+    "settings_of",
+]
+
+_US: Final = 1_000_000
+
+
+def now_us() -> int:
+    """Microseconds since 1970."""
+    return time.time_ns() // 1_000
+
+
+def open_data(path: Path | None) -> DataDir:
+    """The data directory, made when it is not there."""
+    return DataDir((path or default_data_dir()).absolute())
+
+
+def find_config(data: DataDir, named: Path | None = None) -> Path | None:
+    """The configuration file: the one named, ``$BURSAR_CONFIG``, ./bursar.yaml, or the one in the data directory."""
+    if named is None and (text := os.environ.get("BURSAR_CONFIG")):
+        named = Path(text)
+    if named is not None:
+        return named
+    return next((p for p in (Path(CONFIG_NAME), data.path / CONFIG_NAME) if p.is_file()), None)
+
+
+def settings_of(data: DataDir, config: Path | None = None) -> Settings:
+    """The settings in force. Raises ConfigError."""
+    return load_settings(find_config(data, config))
+
+
+def open_prices(path: Path | None, settings: Settings | None = None) -> PriceBook:
+    """The price book in force. Raises ConfigError for a bad override or a damaged price file."""
+    from bursar.adapters.prices_file import load_book
+    from bursar.core.pricelist import overrides_layer
+
+    data = open_data(path)
+    if settings is None:
+        settings = settings_of(data)
+    try:
+        return load_book(data.path, overrides_layer(settings.prices) if settings.prices else None)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def open_books_file(data: DataDir, settings: Settings) -> BooksFile:
+    """The books, for one thread."""
+    ttl_us = settings.hold_ttl_s * _US
+    return BooksFile(data.books, clock_us=now_us, hold_ttl_us=ttl_us, durability=settings.durability)
+
+
+@contextmanager
+def open_books(path: Path | None) -> Generator[SyncBooks]:
+    """The books, for what already happened; what was booked is in the ledger when this closes, if nobody else has it."""
+    data = open_data(path)
+    with closing(open_books_file(data, settings_of(data))) as books:
+        yield books
+        try:
+            with open_ledger(data, books):
+                pass
+        except LedgerError:
+            return  # a server has it and will ship
+
+
+@contextmanager
+def open_queries(path: Path | None) -> Generator[Queries]:
+    """The ledger, up to date with the books."""
+    data = open_data(path)
+    with closing(open_books_file(data, settings_of(data))) as books, open_ledger(data, books) as ledger:
+        yield ledger
+
+
+@contextmanager
+def open_ledger(data: DataDir, books: BooksFile, *, wait_s: float = 10.0, threads: int | None = None) -> Generator[Any]:
+    """The ledger's file, shipped to, for as long as this is open. Raises LedgerError when others keep it too long."""
+    from bursar.adapters.ledger_duckdb import DuckLedger
+    from bursar.engine.ship import ship
+
+    with closing(DuckLedger(data.ledger, wait_s=wait_s, threads=threads)) as ledger:
+        ship(books, ledger)
+        yield ledger
+
+
+def make_rulebook(data: DataDir, settings: Settings) -> Rulebook:
+    """The rulebook of these settings; provider keys are read from the environment here and nowhere else."""
+    from bursar.wire.providers import providers
+
+    rules = {row.id: ProviderRule(row, row.base_url, _key(row.key_env)) for row in providers()}
+    for name, own in settings.providers.items():
+        rules[name] = _own_provider(name, own, rules)
+    machine = {name for name, rule in rules.items() if _priced_by_machine(settings, rule.provider.price_id("/"))}
+    return Rulebook(
+        providers=rules,
+        book=open_prices(data.path, settings),
+        require_keys=settings.server.require_keys,
+        body_bytes_max=settings.server.body_bytes_max,
+        concurrency_max=settings.server.concurrency_max,
+        machine_priced=frozenset(machine),
+    )
+
+
+def _own_provider(name: str, own: ProviderSettings, rules: dict[str, ProviderRule]) -> ProviderRule:
+    like = own.like or (name if name in rules else "openai")
+    if like not in rules:
+        raise ConfigError(
+            f"providers.{name}.like: provider {like!r} is not known; known are {', '.join(sorted(rules))}"
+        )
+    if name not in rules and own.base_url is None:
+        raise ConfigError(f"providers.{name}: Bursar does not know this provider: give its base_url")
+    row = rules[like].provider
+    if name not in rules:
+        row = replace(row, id=name, prices="", router_prices="", key_env="")
+    row = replace(row, key_env=own.key_env or row.key_env, prices=own.prices or row.prices)
+    return ProviderRule(row, (own.base_url or row.base_url).rstrip("/"), _key(row.key_env))
+
+
+def _key(name: str) -> str | None:
+    return os.environ.get(name) or None if name else None
+
+
+def _priced_by_machine(settings: Settings, provider: str) -> bool:
+    models: list[dict[str, Any]] = settings.prices.get("models", [])
+    return any(model.get("provider") == provider and "machine_per_hour" in model for model in models)

@@ -1,0 +1,210 @@
+"""``bursar.yaml``: one file, one frozen ``Settings``. An unknown key is an error; every error names its line.
+
+Rule 1: no setting is needed: an absent file is the same as an empty one.
+Rule 2: secrets are named, not written: ``key_env`` is the name of an environment variable.
+Rule 3: numbers keep the digits they were written with; a price never passes through a float.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from bursar.core.errors import ConfigError
+
+__all__ = ["CONFIG_NAME", "ProviderSettings", "Retention", "Server", "Settings", "load_settings", "parse_settings"]
+
+CONFIG_NAME: Final = "bursar.yaml"
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The gateway. Times are seconds, sizes bytes."""
+
+    host: str = "127.0.0.1"
+    port: int = 4000
+    require_keys: bool = False
+    body_bytes_max: int = 50_000_000
+    answer_bytes_max: int = 200_000_000
+    concurrency_max: int = 2_000
+    connect_timeout_s: int = 10
+    read_timeout_s: int = 600
+    call_timeout_s: int = 1_800
+    drain_s: int = 30
+
+
+class ProviderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change about a known provider, or all of one of your own (then ``base_url`` is needed)."""
+
+    base_url: str | None = None
+    key_env: str | None = None
+    prices: str | None = None
+    like: str | None = None
+
+
+class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Days that single rows are kept; older ones are summed per day and scope."""
+
+    ledger_days: int = 400
+    books_days: int = 30
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything in ``bursar.yaml``."""
+
+    server: Server = Server()
+    durability: Literal["process", "power"] = "process"
+    hold_ttl_s: int = 3_600
+    retention: Retention = Retention()
+    providers: dict[str, ProviderSettings] = {}
+    prices: dict[str, Any] = {}
+
+
+_LIMITS: Final[tuple[tuple[str, int, int], ...]] = (
+    ("server.port", 0, 65_535),
+    ("server.body_bytes_max", 1_000, 2_000_000_000),
+    ("server.answer_bytes_max", 1_000, 8_000_000_000),
+    ("server.concurrency_max", 1, 100_000),
+    ("server.connect_timeout_s", 1, 600),
+    ("server.read_timeout_s", 1, 86_400),
+    ("server.call_timeout_s", 1, 86_400),
+    ("server.drain_s", 0, 3_600),
+    ("hold_ttl_s", 10, 7 * 86_400),
+    ("retention.ledger_days", 1, 36_500),
+    ("retention.books_days", 1, 36_500),
+)
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Settings from a file, or the defaults when ``path`` is None. Raises ConfigError with the line."""
+    if path is None:
+        return Settings()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    return parse_settings(text, name=str(path))
+
+
+def parse_settings(text: str, *, name: str = CONFIG_NAME) -> Settings:
+    """Settings from YAML text. Raises ConfigError that names the line, the key and the way out."""
+    data, lines = _parse_yaml(text, name)
+    try:
+        settings = msgspec.convert(data, Settings, builtin_types=(Decimal,))
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), lines, name)) from None
+    _check(settings, lines, name)
+    return settings
+
+
+def _check(settings: Settings, lines: Mapping[str, int], name: str) -> None:
+    for path, low, high in _LIMITS:
+        value: Any = settings
+        for part in path.split("."):
+            value = getattr(value, part)
+        if not low <= value <= high:
+            raise ConfigError(f"{_at(name, lines, path)}: {path} is {value}: it must be from {low} to {high}")
+    for provider, own in settings.providers.items():
+        path = f"providers.{provider}"
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", provider):
+            raise ConfigError(f"{_at(name, lines, path)}: provider id {provider!r}: use a-z, 0-9, - and _")
+        if own.base_url is not None and not re.match(r"https?://[^/]+", own.base_url):
+            raise ConfigError(f"{_at(name, lines, path + '.base_url')}: {own.base_url!r} is not an http(s) URL")
+        if own.key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", own.key_env):
+            where = _at(name, lines, path + ".key_env")
+            raise ConfigError(f"{where}: key_env is the name of an environment variable, never the key itself")
+
+
+def _at(name: str, lines: Mapping[str, int], path: str) -> str:
+    line = lines.get(path)
+    return f"{name}:{line}" if line else name
+
+
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<field>[^`]+)`(?: - at `\$\.?(?P<path>[^`]*)`)?")
+_OTHER: Final = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$")
+
+
+def _explain(message: str, lines: Mapping[str, int], name: str) -> str:
+    if found := _UNKNOWN.match(message):
+        parent = _clean(found["path"] or "", lines)
+        path = f"{parent}.{found['field']}" if parent else found["field"]
+        known = _fields_of(parent)
+        near = get_close_matches(found["field"], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+        return f"{_at(name, lines, path)}: unknown key {path!r}: {hint}"
+    found = _OTHER.match(message)
+    assert found is not None
+    path = _clean(found["path"] or "", lines)
+    what = found["what"].replace("`", "")
+    return f"{_at(name, lines, path)}: {path or 'the file'}: {what[:1].lower()}{what[1:]}"
+
+
+def _clean(path: str, lines: Mapping[str, int]) -> str:
+    """msgspec writes ``[...]`` for a key of a mapping: find which one is meant by what is in the file."""
+    if "[...]" not in path:
+        return path
+    pattern = re.compile(re.escape(path).replace(r"\[\.\.\.\]", r"\.[^.]+") + "$")
+    return next((known for known in lines if pattern.match(known)), path)
+
+
+def _fields_of(path: str) -> list[str]:
+    kind: type[msgspec.Struct] = Settings
+    for part in filter(None, path.split(".")):
+        if kind is Settings and part == "providers":
+            return list(ProviderSettings.__struct_fields__)
+        kind = {"server": Server, "retention": Retention}.get(part, kind)
+    return list(kind.__struct_fields__)
+
+
+def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
+    import yaml  # not needed where there is no file
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    lines: dict[str, int] = {}
+    if root is None:
+        return {}, lines
+    value = _plain(root, "", lines, name, depth=0)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name}:1: the file must hold keys and values")
+    return value, lines  # pyright: ignore[reportUnknownVariableType]: whatever the file holds, msgspec checks it next
+
+
+def _plain(node: Any, path: str, lines: dict[str, int], name: str, depth: int) -> Any:
+    import yaml
+
+    lines.setdefault(path, node.start_mark.line + 1)
+    if depth > 32:  # also ends what an alias to itself would start
+        raise ConfigError(f"{name}:{node.start_mark.line + 1}: nested too deep")
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            line = key_node.start_mark.line + 1
+            if key in result:
+                raise ConfigError(f"{name}:{line}: {key!r} is there twice")
+            below = f"{path}.{key}" if path else key
+            lines[below] = line
+            result[key] = _plain(value_node, below, lines, name, depth + 1)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, f"{path}[{i}]", lines, name, depth + 1) for i, item in enumerate(node.value)]
+    if node.tag == "tag:yaml.org,2002:float":
+        return (
+            Decimal(node.value.replace("_", ""))
+            if re.fullmatch(r"[-+]?[\d_.]+(e[-+]?\d+)?", node.value, re.IGNORECASE)
+            else node.value
+        )
+    if node.tag == "tag:yaml.org,2002:timestamp":
+        return node.value
+    loader: Any = yaml.SafeLoader("")
+    return loader.construct_object(node)

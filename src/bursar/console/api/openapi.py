@@ -1,0 +1,221 @@
+"""The OpenAPI 3.1 description of the API, as data. A test holds it against what ``handle`` answers."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bursar.views.feed import FEED_MAX
+from bursar.views.overview import PERIODS
+
+__all__ = ["LIMITS", "OPENAPI"]
+
+LIMITS: Final = {"spend": (1_000, 10_000), "tasks": (200, 10_000), "feed": (50, FEED_MAX)}
+"""Rows of an answer: what is given unasked, and the most."""
+
+Schema = dict[str, Any]
+
+_TEXT: Final[Schema] = {"type": "string"}
+_COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+_COUNT_OR_NULL: Final[Schema] = {"type": ["integer", "null"], "minimum": 0, "description": "null: not known"}
+_NUMBER_OR_NULL: Final[Schema] = {"type": ["number", "null"]}
+_TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
+_FLAG: Final[Schema] = {"type": "boolean"}
+_TIME: Final[Schema] = {"type": "string", "format": "date-time"}
+_TIME_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
+_COST: Final[Schema] = {
+    "type": ["string", "null"],
+    "pattern": r"^-?\d+(\.\d{1,9})?$",
+    "description": "Exact decimal USD of the priced part; null when nothing is priced.",
+}
+_SHARE: Final[Schema] = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
+
+_FIGURES: Final[dict[str, Schema]] = {
+    "calls": _COUNT,
+    "input_tokens": _COUNT_OR_NULL,
+    "output_tokens": _COUNT_OR_NULL,
+    "cache_read_tokens": _COUNT_OR_NULL,
+    "cache_write_tokens": _COUNT_OR_NULL,
+    "reasoning_tokens": _COUNT_OR_NULL,
+    "unpriced_calls": {**_COUNT, "description": "Attempts whose cost is not known and not in cost_usd."},
+    "cost_usd": _COST,
+}
+_TASK: Final[dict[str, Schema]] = {
+    **dict.fromkeys(("task", "parent_task", "agent", "user", "session", "status"), _TEXT),
+    "first_at": _TIME,
+    "last_at": _TIME,
+}
+_STEP: Final[dict[str, Schema]] = {
+    "sequence": _COUNT,
+    **dict.fromkeys(("attempt_id", "call_id", "kind", "door", "operation", "provider", "model_asked", "model"), _TEXT),
+    **dict.fromkeys(("agent", "user", "session", "task", "parent_task", "status", "error", "finish"), _TEXT),
+    **{name: schema for name, schema in _FIGURES.items() if name.endswith("_tokens")},
+    "number": {"type": "integer", "minimum": 1, "description": "Attempts of one call count from 1."},
+    "started_at": _TIME,
+    "cost_usd": _COST,
+    "unpriced_reason": _TEXT_OR_NULL,
+    "estimated": _FLAG,
+    "latency_ms": _NUMBER_OR_NULL,
+    "first_token_ms": _NUMBER_OR_NULL,
+    "http_status": _COUNT_OR_NULL,
+    "tools": {"type": "array", "items": _TEXT},
+}
+
+
+def _object(fields: dict[str, Schema], **extra: Any) -> Schema:
+    return {"type": "object", "properties": fields, "required": list(fields), **extra}
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_GROUPED: Final = _object(
+    _FIGURES, additionalProperties={"type": "string", "description": "The columns it is grouped by."}
+)
+_FULL: Final[dict[str, Schema]] = {**_FIGURES, "estimated_calls": _COUNT}
+
+_SCHEMAS: Final[dict[str, Schema]] = {
+    "Figures": _object(_FIGURES),
+    "FullFigures": _object(_FULL),
+    "Spend": _object({"rows": _list(_GROUPED), "total": _ref("Figures"), "more_rows": _COUNT}),
+    "TaskRow": _object(
+        {
+            **_TASK,
+            **_FIGURES,
+            **dict.fromkeys(("errors", "sub_tasks", "all_calls", "all_errors", "all_unpriced_calls"), _COUNT),
+            "all_cost_usd": _COST,
+        }
+    ),
+    "Tasks": _object(
+        {
+            "rows": _list(_ref("TaskRow")),
+            "total": _ref("Figures"),
+            "without_task": _ref("Figures"),
+            "more_rows": _COUNT,
+        }
+    ),
+    "Attempt": _object(_STEP),
+    "Step": _object({**_STEP, "offset_ms": {"type": "integer"}, "share": _SHARE}),
+    "Node": _object(
+        {
+            **_TASK,
+            "offset_ms": {"type": "integer"},
+            "share": _SHARE,
+            "errors": _COUNT,
+            "all_errors": _COUNT,
+            "own": _ref("FullFigures"),
+            "total": _ref("FullFigures"),
+            "steps": _list(_ref("Step")),
+            "children": _list(_ref("Node")),
+        }
+    ),
+    "TaskTree": {
+        "allOf": [
+            _ref("Node"),
+            _object(
+                {
+                    "tasks": _COUNT,
+                    "circles": _list(_TEXT),
+                    "steps_left_out": _COUNT,
+                    "tasks_left_out": _FLAG,
+                }
+            ),
+        ]
+    },
+    "Feed": _object({"rows": _list(_ref("Attempt")), "last_sequence": {"type": "integer"}}),
+    "Overview": _object(
+        {
+            "period": {"enum": list(PERIODS)},
+            "tz": _TEXT,
+            "first_at": _TIME_OR_NULL,
+            "last_at": _TIME_OR_NULL,
+            "figures": _object(dict.fromkeys(("today", "7d", "30d"), _ref("FullFigures"))),
+            "days": _list(_object({"day": {"type": "string", "format": "date"}, **_FULL})),
+            "tables": _object(
+                dict.fromkeys(
+                    ("model", "agent", "task"),
+                    _object({"rows": _list(_object(_FULL)), "total": _ref("FullFigures"), "more_rows": _COUNT}),
+                )
+            ),
+            "unpriced_reasons": _list(_object({"reason": _TEXT, "calls": _COUNT})),
+        }
+    ),
+    "Error": _object({"error": _object({"message": _TEXT, "field": _TEXT_OR_NULL})}),
+}
+
+
+def _parameter(name: str, description: str, schema: Schema = _TEXT, *, place: str = "query") -> Schema:
+    return {"name": name, "in": place, "required": place == "path", "description": description, "schema": schema}
+
+
+def _limit(view: str) -> Schema:
+    default, most = LIMITS[view]
+    return _parameter("limit", "Rows at most.", {"type": "integer", "minimum": 1, "maximum": most, "default": default})
+
+
+_SPAN: Final = [
+    _parameter("since", "From then on: an ISO date or time, today, yesterday, month, 7d, 24h."),
+    _parameter("until", "Before then; the same forms."),
+    _parameter("where", "Only these: COLUMN=VALUE. Repeat it for several columns."),
+]
+_TZ: Final = _parameter("tz", "Time zone of days and times (IANA name).", {**_TEXT, "default": "UTC"})
+
+
+def _get(summary: str, answer: str, *parameters: Schema, problems: tuple[str, ...] = ()) -> Schema:
+    def content(name: str) -> Schema:
+        return {"content": {"application/json": {"schema": _ref(name)}}}
+
+    told = {
+        "400": "The request names something that cannot be asked.",
+        "404": "No such task.",
+        "409": "Several tasks begin with this id.",
+    }
+    responses = {code: {"description": told[code], **content("Error")} for code in ("400", *problems)}
+    responses["200"] = {"description": summary, **content(answer)}
+    return {"get": {"summary": summary, "parameters": list(parameters), "responses": responses}}
+
+
+OPENAPI: Final[Schema] = {
+    "openapi": "3.1.0",
+    "info": {
+        "title": "Bursar",
+        "version": "1",
+        "description": "What agents spent. Amounts are exact decimal texts in USD; null is not known, never zero.",
+    },
+    "paths": {
+        "/api/v1/spend": _get(
+            "Spend by columns, dearest first",
+            "Spend",
+            _parameter(
+                "by", "Columns separated by commas: model, team, day, label:NAME, ...", {**_TEXT, "default": "model"}
+            ),
+            *_SPAN,
+            _TZ,
+            _limit("spend"),
+        ),
+        "/api/v1/tasks": _get("Tasks, dearest first", "Tasks", *_SPAN, _TZ, _limit("tasks")),
+        "/api/v1/tasks/{id}": _get(
+            "A task with its steps and sub-tasks",
+            "TaskTree",
+            _parameter("id", "The task's id, or its beginning.", place="path"),
+            problems=("404", "409"),
+        ),
+        "/api/v1/feed": _get(
+            "The newest attempts, newest first",
+            "Feed",
+            _parameter("after", "Only what was booked past this sequence.", _COUNT),
+            _limit("feed"),
+        ),
+        "/api/v1/overview": _get(
+            "The first look: figures, days and tables",
+            "Overview",
+            _TZ,
+            _parameter("period", "What the tables show.", {"enum": list(PERIODS), "default": "30d"}),
+        ),
+    },
+    "components": {"schemas": _SCHEMAS},
+}

@@ -1,0 +1,365 @@
+"""The gateway: one request in, one call through the engine, one answer out.
+
+Rule 1: a door translates. What happens to a call is decided in ``core``, in which order in ``engine``.
+Rule 2: same-dialect calls pass byte for byte; only the model, the key and ``stream_options.include_usage`` may change.
+Rule 3: an answer is sent when its call is settled: what a client has seen is in the books. A stream is settled at its end.
+Rule 4: errors of ours speak the client's dialect and carry a ``bursar`` object; secrets are in none of them.
+Rule 5: every loop and buffer has a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Final, NamedTuple
+
+import msgspec
+
+from bursar.core.call import Arrived, Refused, Reply, Settled
+from bursar.core.ledger import Opening
+from bursar.core.money import decimal_text
+from bursar.core.policy import estimate
+from bursar.core.prices import Charge, charge
+from bursar.core.scopes import NOBODY, Scope
+from bursar.engine.drive import drive
+from bursar.engine.ports import Books, ClientGoneError, HttpClient, HttpRequest, HttpUpstream, Keys
+from bursar.engine.rsgi import HttpProtocol, HttpScope, StreamTransport
+from bursar.engine.rulebook import Rulebook
+from bursar.wire.dialect import BadRequest, RequestFacts
+from bursar.wire.providers import dialect_by_id
+
+from .attribution import attribute, read_trace
+from .auth import Caller, Unauthorized, identify, upstream_headers
+from .metrics import Metrics
+from .routes import Route, is_free, model_provider, resolve
+
+__all__ = ["Clock", "Gateway"]
+
+_log = logging.getLogger("bursar.gateway")
+
+_JSON: Final = [("content-type", "application/json")]
+_MULTIPART_MODEL: Final = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,200})\r\n')
+_REASON_LENGTH_MAX: Final = 400
+
+
+class Clock(NamedTuple):
+    """Time and ids, from outside: ``now_us`` is microseconds since 1970, ``new_id`` a new call's id."""
+
+    now_us: Callable[[], int]
+    new_id: Callable[[], str]
+
+
+class _Problem(Exception):  # noqa: N818 - it becomes an answer, not a failure of the program
+    """An answer of ours instead of the provider's."""
+
+    def __init__(
+        self, status: int, code: str, message: str, more: Mapping[str, object], *, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.more = more
+        self.retry_after_s = retry_after_s
+
+
+class Gateway:
+    """An RSGI application. ``rulebook`` is asked for once per call, so that a new one takes effect with the next."""
+
+    def __init__(
+        self,
+        rulebook: Callable[[], Rulebook],
+        books: Books,
+        client: HttpClient,
+        keys: Keys,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._rulebook = rulebook
+        self._books = books
+        self._client = client
+        self._keys = keys
+        self._clock = clock
+        self._metrics = metrics
+        self._running = 0
+        self.alive: set[str] = set()
+        self.draining = False
+
+    async def __call__(self, scope: HttpScope, protocol: HttpProtocol) -> None:
+        rulebook = self._rulebook()
+        try:
+            route = resolve(scope.path, scope.headers, rulebook)
+        except BadRequest as error:
+            problem = _Problem(400, "bad_request", str(error), {"field": error.field})
+            self._refuse(protocol, dialect_by_id("openai_chat").error_body, problem)
+            return
+        try:
+            if self.draining:
+                raise _Problem(503, "shutting_down", "this gateway is shutting down; try again", {}, retry_after_s=1)
+            if self._running >= rulebook.concurrency_max:
+                limit = (
+                    f"{self._running} calls are running, the limit is server.concurrency_max={rulebook.concurrency_max}"
+                )
+                raise _Problem(503, "too_many_calls", f"{limit}; try again", {}, retry_after_s=1)
+            self._running += 1
+            try:
+                await self._handle(scope, protocol, route, rulebook)
+            finally:
+                self._running -= 1
+        except _Problem as problem:
+            self._refuse(protocol, route.dialect.error_body, problem)
+        except BadRequest as error:
+            self._refuse(
+                protocol, route.dialect.error_body, _Problem(400, "bad_request", str(error), {"field": error.field})
+            )
+        except Unauthorized as error:
+            self._refuse(protocol, route.dialect.error_body, _Problem(401, "unauthorized", str(error), {}))
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    async def _handle(self, scope: HttpScope, protocol: HttpProtocol, route: Route, rulebook: Rulebook) -> None:
+        caller = identify(scope.headers, scope.query_string, self._keys, require_keys=rulebook.require_keys)
+        body = await _read_body(scope, protocol, rulebook.body_bytes_max)
+        free = is_free(scope.method, route.path)
+        facts = _free_facts(route) if free else _read_facts(scope, route, body)
+        route, model = model_provider(route, facts.model, rulebook)
+        ask_usage = facts.stream and not facts.asks_usage and route.must_ask_usage(facts)
+        if model != facts.model or ask_usage:
+            body = route.dialect.prepare(body, model=model if model != facts.model else None, ask_usage=ask_usage)
+            facts = replace(facts, model=model)
+        request = HttpRequest(
+            scope.method,
+            _with_query(route.url, caller.query),
+            upstream_headers(scope.headers, caller, route.rule),
+            body,
+            facts.stream,
+        )
+        sink = _Sink(protocol)
+        attempt = self._client.attempt(request, route.dialect, facts, sink, hide_usage=ask_usage)
+        if free:
+            await self._pass_on(protocol, sink, attempt, route)
+        else:
+            await self._call(scope, protocol, route, facts, caller, sink, attempt, rulebook)
+
+    # --- a call that may cost money -------------------------------------------------------------------------------
+
+    async def _call(
+        self,
+        scope: HttpScope,
+        protocol: HttpProtocol,
+        route: Route,
+        facts: RequestFacts,
+        caller: Caller,
+        sink: _Sink,
+        attempt: HttpUpstream,
+        rulebook: Rulebook,
+    ) -> None:
+        opening = self._open(scope, route, facts, caller, rulebook)
+        sink.call_id = opening.call_id
+        self.alive.add(opening.attempt_id)
+        watcher = _watch(protocol) if facts.stream else None
+        try:
+            done = await drive(Arrived(opening), self._books, attempt, lambda o, r: _price(o, r, route, rulebook))
+        except asyncio.CancelledError:
+            self._metrics.cancelled(route.rule.provider.id)
+            if watcher is None or not watcher.done():
+                raise  # the server is stopping; a client that left is no reason to
+            return
+        finally:
+            self.alive.discard(opening.attempt_id)
+            if watcher is not None:
+                watcher.cancel()
+        if isinstance(done, Refused):
+            raise _Problem(503, "books_unavailable", done.reason, {"call_id": opening.call_id}, retry_after_s=1)
+        self._metrics.settled(route.rule.provider.id, done.attempt)
+        self._answer(protocol, sink, attempt, done)
+
+    def _open(self, scope: HttpScope, route: Route, facts: RequestFacts, caller: Caller, rulebook: Rulebook) -> Opening:
+        now_us = self._clock.now_us()
+        call_id = self._clock.new_id()
+        provider = route.rule.provider
+        trace = read_trace(scope.headers.get("traceparent"))
+        return Opening(
+            attempt_id=f"{call_id}.1",
+            call_id=call_id,
+            kind="model",
+            door="gateway",
+            operation=facts.operation,
+            started_us=now_us,
+            provider=provider.id,
+            model_asked=facts.model,
+            scope=_scope(scope, facts, caller),
+            estimate=estimate(
+                rulebook.book,
+                provider=provider.price_id(route.path),
+                model=facts.model,
+                at=_datetime(now_us),
+                terms=facts.terms,
+                input_tokens=facts.input_tokens_estimate,
+                output_cap=0 if facts.operation == "embeddings" else facts.output_cap,
+            ),
+            stream=facts.stream,
+            trace_id=trace.trace_id,
+            span_id=trace.span_id,
+            decision=_decision(provider.id, facts.model),
+        )
+
+    def _answer(self, protocol: HttpProtocol, sink: _Sink, attempt: HttpUpstream, done: Settled) -> None:
+        if sink.started:
+            return
+        answer = attempt.answer
+        if answer is not None:
+            headers = [*answer.headers, *_our_headers(done)]
+            protocol.response_bytes(answer.status, headers, answer.body)
+            return
+        error = done.attempt.error if done.attempt else "the provider could not be reached"
+        code = "upstream_failed" if done.attempt else "upstream_unreachable"
+        raise _Problem(502, code, error[:_REASON_LENGTH_MAX], {"call_id": done.opening.call_id})
+
+    # --- a request that costs nothing -----------------------------------------------------------------------------
+
+    async def _pass_on(self, protocol: HttpProtocol, sink: _Sink, attempt: HttpUpstream, route: Route) -> None:
+        reply = await attempt.exchange()
+        if sink.started:
+            return
+        answer = attempt.answer
+        if answer is None:
+            text = reply.reading.error or "the provider could not be reached"
+            raise _Problem(502, "upstream_unreachable", text[:_REASON_LENGTH_MAX], {"provider": route.rule.provider.id})
+        protocol.response_bytes(answer.status, list(answer.headers), answer.body)
+
+    def _refuse(self, protocol: HttpProtocol, error_body: _ErrorBody, problem: _Problem) -> None:
+        self._metrics.refused(problem.code)
+        details = {"code": problem.code, **problem.more}
+        headers = [*_JSON]
+        if problem.retry_after_s is not None:
+            headers.append(("retry-after", str(problem.retry_after_s)))
+        protocol.response_bytes(
+            problem.status, headers, error_body(problem.status, problem.code, problem.message, details)
+        )
+
+
+_ErrorBody = Callable[[int, str, str, Mapping[str, object]], bytes]
+
+
+class _Sink:
+    """The client's end of a stream."""
+
+    __slots__ = ("_protocol", "_transport", "call_id")
+
+    def __init__(self, protocol: HttpProtocol) -> None:
+        self._protocol = protocol
+        self._transport: StreamTransport | None = None
+        self.call_id = ""
+
+    @property
+    def started(self) -> bool:
+        return self._transport is not None
+
+    async def start(self, status: int, headers: tuple[tuple[str, str], ...]) -> None:
+        self._transport = self._protocol.response_stream(status, [*headers, ("x-bursar-call-id", self.call_id)])
+
+    async def write(self, chunk: bytes) -> None:
+        assert self._transport is not None
+        try:
+            await self._transport.send_bytes(chunk)
+        except RuntimeError as error:  # the server's way to say that the connection is closed
+            raise ClientGoneError from error
+
+
+def _watch(protocol: HttpProtocol) -> asyncio.Task[None]:
+    """Cancels the current task when its client goes away: a provider that is silent for minutes is stopped at once."""
+    call = asyncio.current_task()
+    assert call is not None
+
+    async def watch() -> None:
+        await protocol.client_disconnect()
+        call.cancel()
+
+    return asyncio.create_task(watch())
+
+
+async def _read_body(scope: HttpScope, protocol: HttpProtocol, limit: int) -> bytes:
+    if scope.method in ("GET", "HEAD"):
+        return b""
+    stated = scope.headers.get("content-length")
+    if stated is not None:
+        if not stated.isdigit():
+            raise _Problem(400, "bad_request", f"content-length {stated[:40]!r} is not a number", {})
+        if int(stated) > limit:
+            raise _too_large(int(stated), limit)
+        return await protocol()
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in protocol:
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(size, limit)
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def _too_large(size: int, limit: int) -> _Problem:
+    message = f"the body has {size} bytes, the limit is server.body_bytes_max={limit}; raise it in bursar.yaml"
+    return _Problem(413, "body_too_large", message, {"limit_bytes": limit})
+
+
+def _read_facts(scope: HttpScope, route: Route, body: bytes) -> RequestFacts:
+    content_type: str = scope.headers.get("content-type", "")
+    if content_type.startswith("multipart/"):
+        found = _MULTIPART_MODEL.search(body[:65_536])
+        model = found[1].decode(errors="replace") if found else ""
+        return RequestFacts("passthrough", model)
+    return route.dialect.read_request(route.path, body)
+
+
+def _free_facts(route: Route) -> RequestFacts:
+    return RequestFacts("passthrough", route.dialect.path_model(route.path))
+
+
+def _scope(scope: HttpScope, facts: RequestFacts, caller: Caller) -> Scope:
+    defaults = caller.key.scope if caller.key else NOBODY
+    found = attribute(scope.headers.items(), scope.headers.get("baggage", ""), facts, defaults)
+    return found.pinned(defaults, caller.key.pinned) if caller.key else found
+
+
+def _price(opening: Opening, reply: Reply, route: Route, rulebook: Rulebook) -> Charge:
+    reading = reply.reading
+    provider = route.rule.provider
+    if provider.id in rulebook.machine_priced and reading.usage is not None and reply.latency_ms is not None:
+        reading = replace(reading, usage=reading.usage._replace(machine_ms=round(reply.latency_ms)))
+    return charge(
+        reading,
+        rulebook.book,
+        provider=provider.price_id(route.path),
+        model=opening.model_asked,
+        at=_datetime(opening.started_us),
+    )
+
+
+def _our_headers(done: Settled) -> list[tuple[str, str]]:
+    headers = [("x-bursar-call-id", done.opening.call_id)]
+    if done.attempt is not None and done.attempt.charge.amount is not None:
+        headers.append(("x-bursar-cost-usd", decimal_text(done.attempt.charge.amount)))
+    return headers
+
+
+def _with_query(url: str, query: str) -> str:
+    return f"{url}?{query}" if query else url
+
+
+def _datetime(at_us: int) -> datetime:
+    return datetime.fromtimestamp(at_us / 1_000_000, timezone.utc)
+
+
+def _decision(provider: str, model: str) -> str:
+    """Until routes exist there is one candidate: what was asked for."""
+    return msgspec.json.encode(
+        {"rung": "primary", "why": "asked", "candidates": [{"provider": provider, "model": model}]}
+    ).decode()

@@ -1,0 +1,121 @@
+"""Who a call is for: what headers, baggage, body and virtual key say, as one scope.
+
+Rule 1: nearer wins: x-bursar-* headers, then W3C baggage, then the body's user and metadata, then the key's defaults.
+Rule 2: hostile or oversized values are cut or left out: attribution never fails a call, and never invents a value.
+Rule 3: x-bursar-* headers and baggage stop here; they are not the provider's business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+from bursar.core.scopes import LABELS_MAX, NOBODY, VALUE_LENGTH_MAX, Scope
+from bursar.wire.dialect import RequestFacts
+
+__all__ = ["PREFIX", "Trace", "attribute", "read_baggage", "read_trace"]
+
+PREFIX: Final = "x-bursar-"
+
+_HEADERS: Final[Mapping[str, str]] = {
+    "x-bursar-task": "task",
+    "x-bursar-parent-task": "parent_task",
+    "x-bursar-session": "session",
+    "x-bursar-agent": "agent",
+    "x-bursar-user": "user",
+    "x-bursar-team": "team",
+    "x-bursar-project": "project",
+    "x-bursar-org": "org",
+}
+_LABEL: Final = "x-bursar-label-"
+
+# The names in use for the same thing: our own, OpenTelemetry's, and the common plain ones.
+_BAGGAGE: Final[Mapping[str, str]] = {
+    "bursar.task": "task",
+    "bursar.parent_task": "parent_task",
+    "bursar.session": "session",
+    "bursar.agent": "agent",
+    "bursar.user": "user",
+    "bursar.team": "team",
+    "bursar.project": "project",
+    "bursar.org": "org",
+    "task.id": "task",
+    "session.id": "session",
+    "gen_ai.conversation.id": "session",
+    "gen_ai.agent.name": "agent",
+    "user.id": "user",
+    "enduser.id": "user",
+}
+_BAGGAGE_LABEL: Final = "bursar.label."
+
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-[0-9a-f]{2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The caller's trace and span, hexadecimal, "" when it sent none."""
+
+    trace_id: str = ""
+    span_id: str = ""
+
+
+NO_TRACE: Final = Trace()
+
+
+def attribute(headers: Iterable[tuple[str, str]], baggage: str, facts: RequestFacts, defaults: Scope = NOBODY) -> Scope:
+    """The scope of a call. ``headers`` are the request's, names in lower case; ``defaults`` the virtual key's scope."""
+    columns: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    for name, value in headers:
+        if name.startswith(PREFIX):
+            column = _HEADERS.get(name)
+            if column is not None:
+                columns[column] = _clean(value)
+            elif name.startswith(_LABEL) and len(labels) < LABELS_MAX:
+                labels[name[len(_LABEL) :][:VALUE_LENGTH_MAX]] = _clean(value)
+    if baggage:
+        _take_baggage(baggage, columns, labels)
+    for column in ("task", "session", "user", "agent", "team", "project"):
+        if not columns.get(column) and (value := getattr(facts, column)):
+            columns[column] = _clean(value)
+    for name, value in facts.labels:
+        if len(labels) < LABELS_MAX:
+            labels.setdefault(name, value)
+    if not columns and not labels:
+        return defaults
+    return Scope(labels=tuple(sorted(labels.items())), **columns).over(defaults)
+
+
+def _take_baggage(baggage: str, columns: dict[str, str], labels: dict[str, str]) -> None:
+    for name, value in read_baggage(baggage):
+        column = _BAGGAGE.get(name)
+        if column is not None:
+            columns.setdefault(column, _clean(value))
+        elif name.startswith(_BAGGAGE_LABEL) and len(labels) < LABELS_MAX:
+            labels.setdefault(name[len(_BAGGAGE_LABEL) :][:VALUE_LENGTH_MAX], _clean(value))
+
+
+def read_baggage(header: str) -> list[tuple[str, str]]:
+    """The members of a W3C ``baggage`` header; malformed ones are left out (https://www.w3.org/TR/baggage/)."""
+    members: list[tuple[str, str]] = []
+    for member in header[:8192].split(",", 180)[:180]:
+        name, equals, value = member.partition(";")[0].partition("=")
+        if equals and name.strip():
+            members.append((name.strip(), unquote(value.strip())))
+    return members
+
+
+def read_trace(header: str | None) -> Trace:
+    """The ids of a W3C ``traceparent`` header; nothing when it is malformed."""
+    if not header:
+        return NO_TRACE
+    found = _TRACEPARENT.fullmatch(header.strip())
+    return Trace(found["trace"], found["span"]) if found else NO_TRACE
+
+
+def _clean(value: str) -> str:
+    text = value.strip()[:VALUE_LENGTH_MAX]
+    return text if text.isprintable() else "".join(c for c in text if c.isprintable())

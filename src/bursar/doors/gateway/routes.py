@@ -1,0 +1,99 @@
+"""Which provider a request is for, and where it goes there.
+
+Rule 1: a path that starts with a provider's id goes to that provider: ``/groq/openai/v1/chat/completions``.
+Rule 2: else the path's own grammar decides: Anthropic's, Gemini's, and OpenAI's for the rest; ``x-bursar-provider``
+        names another provider that speaks it.
+Rule 3: a model ``provider/name`` on one of OpenAI's paths goes to that provider as ``name``, unless one was named.
+Rule 4: only a POST can cost money; a few POSTs are known to be free and are passed on without the books.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from bursar.engine.rsgi import Headers
+from bursar.engine.rulebook import ProviderRule, Rulebook
+from bursar.wire.dialect import BadRequest, Dialect, RequestFacts
+
+__all__ = ["Route", "is_free", "model_provider", "resolve"]
+
+PROVIDER_HEADER: Final = "x-bursar-provider"
+
+_GOOGLE: Final = re.compile(
+    r"/(v1|v1alpha|v1beta)/(models/[^/]+:|tunedModels/|cachedContents|operations/)|/v1beta/|/v1alpha/"
+)
+_FREE: Final = re.compile(
+    r"(/count_tokens|:countTokens|/files|/files/[^/]+/.*|/uploads(/.*)?|/batches(/.*)?|/messages/batches(/.*)?|/moderations"
+    r"|/responses/[^/]+/cancel|/responses/input_tokens|/vector_stores(/.*)?|/cachedContents(/.*)?)$"
+)
+
+
+_STATES_USAGE_UNASKED: Final = frozenset({"mistral", "cohere", "perplexity"})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes. ``path`` is the provider's, beginning with a slash; ``named`` is whether it was asked for by name."""
+
+    rule: ProviderRule
+    path: str
+    dialect: Dialect
+    named: bool
+
+    @property
+    def url(self) -> str:
+        return self.rule.provider.url(self.path, self.rule.base_url)
+
+    def must_ask_usage(self, facts: RequestFacts) -> bool:
+        """Whether a stream of this call states its usage only if it is asked to."""
+        return self.dialect.id == "openai_chat" and self.rule.provider.id not in _STATES_USAGE_UNASKED
+
+
+def resolve(path: str, headers: Headers, rulebook: Rulebook) -> Route:
+    """Raises BadRequest when the named provider is not known."""
+    first, _, rest = path[1:].partition("/")
+    rule = rulebook.providers.get(first)
+    if rule is not None and rest:
+        return _route(rule, f"/{rest}", named=True)
+    wanted = headers.get(PROVIDER_HEADER)
+    if wanted:
+        return _route(_known(wanted, rulebook.providers), path, named=True)
+    if path.startswith("/v1/messages") or "anthropic-version" in headers:
+        provider = "anthropic"
+    elif _GOOGLE.match(path) or ("x-goog-api-key" in headers and "authorization" not in headers):
+        provider = "google"
+    else:
+        provider = "openai"
+    return _route(rulebook.providers[provider], path, named=False)
+
+
+def model_provider(route: Route, model: str, rulebook: Rulebook) -> tuple[Route, str]:
+    """The route and model that a ``provider/name`` model means; the same two when it means nothing special."""
+    if route.named or route.rule.provider.id != "openai":
+        return route, model
+    prefix, slash, name = model.partition("/")
+    rule = rulebook.providers.get(prefix) if slash and name else None
+    if rule is None:
+        return route, model
+    return _route(rule, route.path, named=True), name
+
+
+def is_free(method: str, path: str) -> bool:
+    """Whether a request is known to cost nothing of itself."""
+    return method != "POST" or _FREE.search(path) is not None
+
+
+def _route(rule: ProviderRule, path: str, *, named: bool) -> Route:
+    return Route(rule, path, rule.provider.dialect(path), named)
+
+
+def _known(name: str, providers: Mapping[str, ProviderRule]) -> ProviderRule:
+    rule = providers.get(name.strip().lower())
+    if rule is None:
+        raise BadRequest(
+            PROVIDER_HEADER, f"provider {name[:60]!r} is not known; known are {', '.join(sorted(providers))}"
+        )
+    return rule

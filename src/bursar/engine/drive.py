@@ -1,0 +1,43 @@
+"""Takes one call through its states. The order of I/O and nothing else: what happens next is decided in ``core.call``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeAlias, assert_never
+
+from bursar.core.call import Arrived, Done, NeedsHold, NeedsProvider, NeedsSettlement, Refused, Reply, Settled, State
+from bursar.core.ledger import Opening
+from bursar.core.prices import Charge
+
+from .ports import Books, Upstream
+
+__all__ = ["Price", "drive"]
+
+Price: TypeAlias = Callable[[Opening, Reply], Charge]
+
+
+async def drive(state: State, books: Books, upstream: Upstream, price: Price) -> Done:
+    """Drive a call to its end. A cancellation is settled before it is passed on."""
+    while True:
+        match state:
+            case Arrived():
+                state = state.next()
+            case NeedsHold():
+                state = state.next(await books.hold(state))
+            case NeedsProvider():
+                try:
+                    reply = await upstream.send(state)
+                except asyncio.CancelledError:
+                    reply = upstream.interrupted()
+                    settlement = state.next(reply, price(state.opening, reply))
+                    await asyncio.shield(asyncio.ensure_future(books.settle(settlement)))
+                    raise
+                state = state.next(reply, price(state.opening, reply))
+            case NeedsSettlement():
+                await books.settle(state)
+                state = state.next()
+            case Settled() | Refused():
+                return state
+            case _:
+                assert_never(state)

@@ -1,0 +1,32 @@
+"""The configuration in force, immutable. A change is a new rulebook, swapped whole; a call keeps the one it began with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bursar.core.prices import PriceBook
+from bursar.wire.providers import Provider
+
+__all__ = ["ProviderRule", "Rulebook"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRule:
+    """One provider as this installation uses it: where it is, and our own key for it (never in a repr)."""
+
+    provider: Provider
+    base_url: str
+    key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rulebook:
+    """What the gateway goes by. ``machine_priced`` are the providers whose price is by the hour of a machine."""
+
+    providers: Mapping[str, ProviderRule]
+    book: PriceBook
+    require_keys: bool
+    body_bytes_max: int
+    concurrency_max: int
+    machine_priced: frozenset[str] = frozenset()

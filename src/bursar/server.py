@@ -1,0 +1,249 @@
+"""The running server: starts everything in order, keeps the workers going, stops without losing anything.
+
+Rule 1: ready means: the books are open, what a crash left behind is expired, the port is ours.
+Rule 2: at SIGTERM or SIGINT new calls are refused, running ones get ``server.drain_s``, then they are cancelled and settled.
+Rule 3: a worker that fails says so once, tries again, and takes nothing else down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bursar.adapters.books_async import AsyncBooks
+from bursar.adapters.data_dir import DataDir
+from bursar.adapters.http_server import HttpServer
+from bursar.adapters.ids import IdMaker
+from bursar.adapters.keys import KeyCache, KeyStore
+from bursar.adapters.ledger_duckdb import DuckLedger
+from bursar.adapters.ledger_worker import LedgerWorker
+from bursar.adapters.prices_file import PRICES_FILE
+from bursar.adapters.upstream_http import ProviderClient
+from bursar.compose import find_config, make_rulebook, now_us, open_books_file
+from bursar.config import Settings, load_settings
+from bursar.console.site import Site
+from bursar.core.errors import BursarError, ConfigError
+from bursar.doors.gateway.app import Clock, Gateway
+from bursar.doors.gateway.metrics import Metrics
+from bursar.engine.rsgi import HttpProtocol, HttpScope
+from bursar.engine.rulebook import Rulebook
+
+__all__ = ["Running", "check_address", "serve"]
+
+_log = logging.getLogger("bursar")
+
+_SHIP_EVERY_S: Final = 1.0
+_SWEEP_EVERY_S: Final = 30.0
+_COMPACT_EVERY_S: Final = 3_600.0
+_RELOAD_EVERY_S: Final = 1.0
+_FAILED_WAIT_S: Final = 5.0
+_LEDGER_WAIT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a started server tells: where it listens and what was cleaned up."""
+
+    url: str
+    expired: int
+    config: Path | None
+
+
+def check_address(settings: Settings) -> None:
+    """Raises ConfigError when the address is open to others and keys are not required."""
+    host = settings.server.host
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback and not settings.server.require_keys:
+        raise ConfigError(
+            f"server.host is {host}: others could spend through it. Set server.require_keys: true "
+            "(or --require-keys) and make keys with `bursar keys create NAME`, or keep 127.0.0.1"
+        )
+
+
+async def serve(
+    data: DataDir,
+    settings: Settings,
+    *,
+    config: Path | None = None,
+    started: Callable[[Running], Awaitable[None] | None] = lambda _: None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT or ``stop``. Raises BursarError or OSError when it cannot start."""
+    check_address(settings)
+    claim = data.claim({"url": f"http://{settings.server.host}:{settings.server.port}"})
+    try:
+        await _Server(data, settings, config).run(started, stop or asyncio.Event())
+    finally:
+        claim.close()
+
+
+class _Server:
+    def __init__(self, data: DataDir, settings: Settings, config: Path | None) -> None:
+        self._data = data
+        self._settings = settings
+        self._config = find_config(data, config)
+        self._last_seen = self._seen(self._config)
+        self._rulebook: Rulebook = make_rulebook(data, settings)
+        self._metrics = Metrics()
+        self._ledger = LedgerWorker(
+            lambda: open_books_file(data, settings), lambda: DuckLedger(data.ledger, wait_s=_LEDGER_WAIT_S)
+        )
+
+    async def run(self, started: Callable[[Running], Awaitable[None] | None], stop: asyncio.Event) -> None:
+        file = open_books_file(self._data, self._settings)
+        expired = file.expire(before_us=None)
+        if expired:
+            _log.warning(
+                "%d attempts were under way when the last server stopped: their estimates are charged", expired
+            )
+        self._books = AsyncBooks(file)
+        server = self._settings.server
+        client = ProviderClient(
+            connect_timeout_s=server.connect_timeout_s,
+            read_timeout_s=server.read_timeout_s,
+            call_timeout_s=server.call_timeout_s,
+            answer_bytes_max=server.answer_bytes_max,
+        )
+        keys = KeyCache(KeyStore(file, now_us), file)
+        self._gateway = Gateway(
+            lambda: self._rulebook, self._books, client, keys, Clock(now_us, IdMaker()), self._metrics
+        )
+        site = Site(
+            ask=self._ledger.ask,
+            ready=self._ready,
+            metrics=self._metrics_text,
+            token=None if _is_loopback(server.host) else self._data.admin_token(),
+        )
+
+        async def app(scope: HttpScope, protocol: HttpProtocol) -> None:
+            if site.owns(scope.path):
+                await site(scope, protocol)
+            else:
+                await self._gateway(scope, protocol)
+
+        http = HttpServer(app, server.host, server.port)
+        await http.start()
+        self._install_signals(stop)
+        workers = [asyncio.create_task(self._worker(*worker)) for worker in self._workers()]
+        try:
+            told = started(Running(http.url, expired, self._config))
+            if told is not None:
+                await told
+            await stop.wait()
+        finally:
+            self._gateway.draining = True
+            await http.stop(server.drain_s)
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            await self._books.drain()
+            with suppress(BursarError):  # the books have it; the next start ships it
+                await self._ledger.ship()
+            await self._ledger.close()
+            await client.close()
+            file.close()
+
+    def _install_signals(self, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(RuntimeError, ValueError):  # not in the main thread: whoever runs us there sets the event
+                loop.add_signal_handler(number, stop.set)
+
+    # --- workers ----------------------------------------------------------------------------------------------
+
+    def _workers(self) -> list[tuple[str, float, Callable[[], Awaitable[object]]]]:
+        retention = self._settings.retention
+        return [
+            ("ledger", _SHIP_EVERY_S, self._ship),
+            ("sweeper", _SWEEP_EVERY_S, self._sweep),
+            ("reload", _RELOAD_EVERY_S, self._reload),
+            (
+                "retention",
+                _COMPACT_EVERY_S,
+                lambda: self._ledger.compact(
+                    now_us(), books_days=retention.books_days, ledger_days=retention.ledger_days
+                ),
+            ),
+        ]
+
+    async def _worker(self, name: str, every_s: float, work: Callable[[], Awaitable[object]]) -> None:
+        failed = False
+        while True:
+            await asyncio.sleep(_FAILED_WAIT_S if failed else every_s)
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - a worker outlives every error; it is said once and tried again
+                if not failed:
+                    _log.error("%s failed, trying again: %s", name, error)
+                failed = True
+            else:
+                failed = False
+
+    async def _ship(self) -> None:
+        self._metrics.ledger_lag.set(await self._ledger.ship())
+
+    async def _sweep(self) -> None:
+        expired = self._books.file.expire(before_us=now_us(), keep=self._gateway.alive.__contains__)
+        if expired:
+            _log.warning("%d holds outlived their time: their estimates are charged", expired)
+
+    def _seen(self, config: Path | None) -> tuple[object, ...]:
+        return config, _stamp(config), _stamp(self._data.path / PRICES_FILE)
+
+    async def _reload(self) -> None:
+        config = find_config(self._data, self._config)
+        seen = self._seen(config)
+        if seen == self._last_seen:
+            return
+        self._last_seen = seen
+        try:
+            settings = load_settings(config)
+            check_address(settings)
+            self._rulebook = make_rulebook(self._data, settings)
+        except ConfigError as error:
+            self._metrics.config_errors.inc()
+            _log.error("the new configuration is not used: %s", error)
+            return
+        if (settings.server.host, settings.server.port) != (self._settings.server.host, self._settings.server.port):
+            _log.warning("server.host and server.port take effect at the next start")
+        _log.info("configuration and prices loaded again")
+
+    # --- what the site asks -----------------------------------------------------------------------------------
+
+    def _ready(self) -> str | None:
+        if self._gateway.draining:
+            return "shutting down"
+        return None if self._books.failure is None else f"the books cannot be written: {self._books.failure}"
+
+    def _metrics_text(self) -> bytes:
+        self._metrics.running.set(self._gateway.running)
+        self._metrics.books_pending.set(self._books.pending)
+        return self._metrics.text()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """What changes when a file does."""
+    if path is None:
+        return None
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_size

@@ -1,0 +1,85 @@
+"""The first look: what was spent today, in the last 7 and the last 30 days, and on what.
+
+Rule 1: a day is a calendar day in the asker's time zone; "7 days" is today and the six days before it.
+Rule 2: the days add up to the figures: both come from one answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from .asking import BadQuestion, moment, time_zone
+from .measures import EMPTY, Measures, time_text
+from .spend import Report, first_and_last, spend, unpriced_reasons
+
+if TYPE_CHECKING:
+    from bursar.engine.ports import Queries  # a report must not pay for loading the engine
+
+__all__ = ["PERIODS", "Overview", "overview"]
+
+PERIODS: Final = {"today": 1, "7d": 7, "30d": 30, "all": None}
+"""The spans of days the tables can show."""
+
+_DAYS: Final = 30
+_TABLE_ROWS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """``days`` holds the last 30 days, oldest first; ``tables`` the dearest rows of ``period`` by some columns."""
+
+    period: str
+    tz: str
+    days: tuple[tuple[str, Measures], ...]
+    figures: Mapping[str, Measures]
+    tables: Mapping[str, Report]
+    reasons: Sequence[tuple[str, int]]
+    first_and_last: tuple[int, int] | None
+
+    def to_json(self) -> dict[str, Any]:
+        first_us, last_us = self.first_and_last or (None, None)
+        return {
+            "period": self.period,
+            "tz": self.tz,
+            "first_at": time_text(first_us),
+            "last_at": time_text(last_us),
+            "figures": {name: measures.to_full_json() for name, measures in self.figures.items()},
+            "days": [{"day": day} | measures.to_full_json() for day, measures in self.days],
+            "tables": {
+                name: {
+                    "rows": [{name: row.keys[0]} | row.measures.to_full_json() for row in report.rows],
+                    "total": report.total.to_full_json(),
+                    "more_rows": report.group_count - len(report.rows),
+                }
+                for name, report in self.tables.items()
+            },
+            "unpriced_reasons": [{"reason": reason, "calls": calls} for reason, calls in self.reasons],
+        }
+
+
+def overview(queries: Queries, *, now: datetime, tz: str = "UTC", period: str = "30d") -> Overview:
+    """Spend of the last 30 days, day by day, and the tables by model, agent and task of ``period``."""
+    if period not in PERIODS:
+        raise BadQuestion("period", f"period {period!r} is not known; choose from {', '.join(PERIODS)}")
+    zone = time_zone(tz)
+    today = now.astimezone(zone).date()
+    names = [(today - timedelta(days=back)).isoformat() for back in reversed(range(_DAYS))]
+    starts = [moment("since", name, now=now, zone=zone) for name in names]
+    by_day = {row.keys[0]: row.measures for row in spend(queries, by=["day"], since=starts[0], tz=tz).rows}
+    days = tuple((name, by_day.get(name, EMPTY)) for name in names)
+    length = PERIODS[period]
+    since = None if length is None else starts[-length]
+    tables = {name: spend(queries, by=[name], since=since, limit=_TABLE_ROWS) for name in ("model", "agent", "task")}
+    total = tables["model"].total
+    return Overview(
+        period=period,
+        tz=tz,
+        days=days,
+        figures={name: sum((m for _, m in days[-count:]), EMPTY) for name, count in PERIODS.items() if count},
+        tables=tables,
+        reasons=unpriced_reasons(queries, since=since) if total.unpriced_calls else (),
+        first_and_last=first_and_last(queries),
+    )

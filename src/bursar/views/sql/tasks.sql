@@ -1,0 +1,95 @@
+-- name: task_columns
+-- What is known of one task from its own attempts. Where attempts disagree on the parent, the greatest name counts,
+-- in every query alike.
+max(parent_task) AS parent,
+coalesce(arg_min(agent, started_at) FILTER (agent <> ''), '') AS agent,
+coalesce(arg_min("user", started_at) FILTER ("user" <> ''), '') AS user,
+coalesce(arg_min(session, started_at) FILTER (session <> ''), '') AS session,
+epoch_us(min(started_at)) AS first_us,
+epoch_us(max(started_at)) AS last_us,
+arg_max(status, started_at) AS status,
+count(*) FILTER (status NOT IN ('ok', 'cancelled')) AS errors,
+count(*) FILTER (number = 1) AS calls,
+count(*) AS attempts,
+CAST(sum(input_tokens) AS BIGINT) AS input_tokens,
+CAST(sum(output_tokens) AS BIGINT) AS output_tokens,
+CAST(sum(cache_read_tokens) AS BIGINT) AS cache_read_tokens,
+CAST(sum(cache_write_tokens) AS BIGINT) AS cache_write_tokens,
+CAST(sum(reasoning_tokens) AS BIGINT) AS reasoning_tokens,
+count(*) - count(cost_nanousd) AS unpriced_calls,
+count(*) FILTER (estimated) AS estimated_calls,
+CAST(sum(cost_nanousd) AS BIGINT) AS cost_nanousd
+
+-- name: tasks
+-- Every task with its own figures and what its descendants add, dearest first. A parent that made no matching call
+-- itself is listed too. Links are followed $depth_max levels; a circle of links counts each task once.
+WITH RECURSIVE own AS MATERIALIZED (
+    SELECT task, {task_columns} FROM attempt WHERE task <> '' AND {condition} GROUP BY task
+),
+link AS MATERIALIZED (
+    SELECT task, parent FROM own WHERE parent <> '' AND parent <> task
+),
+line(ancestor, task, depth) AS (
+    SELECT parent, task, 1 FROM link
+    UNION ALL
+    SELECT link.parent, line.task, depth + 1 FROM line JOIN link ON link.task = line.ancestor WHERE depth < $depth_max
+),
+below AS MATERIALIZED (
+    SELECT ancestor,
+           count(*) AS below_tasks,
+           min(first_us) AS below_first_us,
+           max(last_us) AS below_last_us,
+           CAST(sum(calls) AS BIGINT) AS below_calls,
+           CAST(sum(attempts) AS BIGINT) AS below_attempts,
+           CAST(sum(errors) AS BIGINT) AS below_errors,
+           CAST(sum(unpriced_calls) AS BIGINT) AS below_unpriced_calls,
+           CAST(sum(estimated_calls) AS BIGINT) AS below_estimated_calls,
+           CAST(sum(cost_nanousd) AS BIGINT) AS below_cost_nanousd
+    FROM (SELECT DISTINCT ancestor, task FROM line WHERE ancestor <> task) JOIN own USING (task)
+    GROUP BY ancestor
+)
+SELECT coalesce(own.task, below.ancestor) AS task, own.* EXCLUDE (task), below.* EXCLUDE (ancestor),
+       count(*) OVER () AS task_count
+FROM own FULL JOIN below ON below.ancestor = own.task
+ORDER BY coalesce(cost_nanousd, 0) + coalesce(below_cost_nanousd, 0) DESC,
+         coalesce(last_us, below_last_us) DESC,
+         coalesce(own.task, below.ancestor)
+LIMIT $limit
+
+-- name: task_candidates
+-- The tasks whose id is, or begins with, the given text; the exact one first, then the latest.
+SELECT task
+FROM (
+    SELECT task, max(started_at) AS last_at FROM attempt WHERE starts_with(task, $id) GROUP BY task
+    UNION ALL
+    SELECT parent_task, max(started_at) FROM attempt WHERE starts_with(parent_task, $id) GROUP BY parent_task
+)
+WHERE task <> ''
+GROUP BY task
+ORDER BY task = $id DESC, max(last_at) DESC, task
+LIMIT $limit
+
+-- name: subtree
+-- A task and all of its descendants. UNION keeps each task once, so a circle of links ends.
+WITH RECURSIVE link AS MATERIALIZED (
+    SELECT task, max(parent_task) AS parent FROM attempt WHERE task <> '' GROUP BY task
+),
+tree AS (
+    SELECT CAST($id AS VARCHAR) AS task
+    UNION
+    SELECT link.task FROM link JOIN tree ON link.parent = tree.task
+)
+SELECT task, {task_columns}
+FROM attempt
+WHERE task IN (SELECT task FROM tree)
+GROUP BY task
+ORDER BY first_us, task
+LIMIT $limit
+
+-- name: steps
+-- The attempts of some tasks, in the order they started.
+SELECT {step_columns}
+FROM attempt
+WHERE task IN (SELECT unnest(CAST($tasks AS VARCHAR[])))
+ORDER BY started_at, sequence
+LIMIT $limit

@@ -1,0 +1,412 @@
+"""Gemini: generateContent, its stream as server-sent events or as one JSON array, embeddings. The model is in the path.
+
+Rule 1: ``promptTokenCount`` contains ``cachedContentTokenCount``. ``candidatesTokenCount`` leaves out
+        ``thoughtsTokenCount``, and ``toolUsePromptTokenCount`` is input on top of the prompt: we add both.
+Rule 2: the lists by modality split the counts; documents are billed as images.
+Rule 3: in a stream every chunk states the cumulative usage so far: the last one counts, none are added.
+Rule 4: Google search is billed by grounded prompt up to Gemini 2.5, by search query from Gemini 3 on. What counts are
+        the ``webSearchQueries`` that are not blank. (The price data has these prices, but no rule for the count.)
+Rule 5: how the request was served (``trafficType``, ``serviceTier``) changes its price and becomes a term.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+import msgspec
+from msgspec import Struct
+
+from bursar.core.prices import Reading, Terms
+from bursar.core.usage import NO_USAGE, Usage
+
+from .dialect import (
+    UNREADABLE,
+    BadRequest,
+    Contradiction,
+    Count,
+    Meter,
+    RequestFacts,
+    as_bytes,
+    bad_request,
+    ceil_tokens,
+    error_text,
+    make_terms,
+    scope_facts,
+    unreadable,
+)
+from .meters import StreamMeter
+from .sse import EVENT_BYTES_MAX
+
+__all__ = ["DIALECT", "Gemini"]
+
+_PATH_MODEL: Final = re.compile(r"/(?:models|tunedModels)/([^/:?]+)|/(endpoints/[^/:?]+)")
+_PROMPT_BILLED: Final = re.compile(r"gemini-(?:1|2)[.-]")
+_STATUS: Final = {
+    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 402: "RESOURCE_EXHAUSTED", 403: "PERMISSION_DENIED",
+    404: "NOT_FOUND", 409: "ABORTED", 413: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED", 499: "CANCELLED",
+    501: "UNIMPLEMENTED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+}  # fmt: skip
+_TRAFFIC: Final = {
+    "ON_DEMAND": "standard",
+    "ON_DEMAND_PRIORITY": "priority",
+    "ON_DEMAND_FLEX": "flex",
+    "ON_DEMAND_OFFPEAK": "offpeak",
+    "PROVISIONED_THROUGHPUT": "provisioned",
+}
+
+
+class _GenerationConfig(Struct, rename="camel"):
+    max_output_tokens: Count | None = None
+
+
+class _SnakeConfig(Struct):
+    max_output_tokens: Count | None = None
+
+
+class _Request(Struct):
+    """Google takes every field in both spellings."""
+
+    generationConfig: _GenerationConfig | None = None  # noqa: N815 - the name on the wire
+    generation_config: _SnakeConfig | None = None
+    serviceTier: str | None = None  # noqa: N815 - the name on the wire
+    service_tier: str | None = None
+    labels: Any = None
+
+
+class _Modality(Struct, rename="camel", gc=False):
+    modality: str | None = None
+    token_count: Count | None = None
+
+
+class _Usage(Struct, rename="camel"):
+    prompt_token_count: Count | None = None
+    candidates_token_count: Count | None = None
+    response_token_count: Count | None = None  # the live API's name
+    thoughts_token_count: Count | None = None
+    tool_use_prompt_token_count: Count | None = None
+    cached_content_token_count: Count | None = None
+    total_token_count: Count | None = None
+    prompt_tokens_details: list[_Modality] | None = None
+    tool_use_prompt_tokens_details: list[_Modality] | None = None
+    cache_tokens_details: list[_Modality] | None = None
+    candidates_tokens_details: list[_Modality] | None = None
+    response_tokens_details: list[_Modality] | None = None
+    traffic_type: str | None = None
+    service_tier: str | None = None
+
+
+class _Call(Struct, gc=False):
+    name: str | None = None
+    args: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Part(Struct, rename="camel"):
+    text: str | None = None
+    function_call: _Call | None = None
+
+
+class _Content(Struct):
+    parts: list[_Part] | None = None
+
+
+class _Grounding(Struct, rename="camel", gc=False):
+    web_search_queries: list[str] | None = None
+
+
+class _Candidate(Struct, rename="camel"):
+    content: _Content | None = None
+    finish_reason: str | None = None
+    grounding_metadata: _Grounding | None = None
+
+
+class _Feedback(Struct, rename="camel", gc=False):
+    block_reason: str | None = None
+
+
+class _Response(Struct, rename="camel"):
+    candidates: list[_Candidate] | None = None
+    prompt_feedback: _Feedback | None = None
+    usage_metadata: _Usage | None = None
+    model_version: str | None = None
+    response_id: str | None = None
+    total_tokens: Count | None = None
+    error: Any = None
+
+
+_REQUEST: Final = msgspec.json.Decoder(_Request)
+_RESPONSE: Final = msgspec.json.Decoder(_Response)
+_RESPONSES: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Gemini:
+    """The Gemini API and Vertex AI."""
+
+    id = "gemini"
+
+    def path_model(self, path: str) -> str:
+        match = _PATH_MODEL.search(path)
+        return unquote(match[1] or match[2]) if match else ""
+
+    def read_request(self, path: str, body: bytes) -> RequestFacts:
+        try:
+            request = _REQUEST.decode(body)
+        except UNREADABLE as error:
+            raise bad_request(error) from None
+        model = self.path_model(path)
+        if not model:
+            raise BadRequest("path", f"{path[:100]!r} names no model: expected /models/MODEL:generateContent")
+        config = request.generationConfig or request.generation_config
+        tier = request.serviceTier or request.service_tier
+        return RequestFacts(
+            operation=_operation(path),
+            model=model,
+            stream=":streamGenerateContent" in path,
+            output_cap=config.max_output_tokens if config else None,
+            terms=_terms(_Usage(service_tier=tier)),
+            input_tokens_estimate=ceil_tokens(len(body)),
+            **scope_facts(None, request.labels),
+        )
+
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:  # noqa: ARG002 - in the path
+        return body
+
+    def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
+        try:
+            raw = as_bytes(body)
+            if raw.lstrip()[:1] == b"[":
+                return _read_array(raw)
+            response = _RESPONSE.decode(raw)
+            usage = _usage(response)
+        except UNREADABLE as error:
+            return unreadable(body, error)
+        stated = response.usage_metadata
+        if stated is None and response.total_tokens is not None and response.candidates is None:
+            return Reading(NO_USAGE)  # countTokens costs nothing
+        finish, tools = _outcome(response)
+        return Reading(
+            usage,
+            "" if usage is not None else "the response states no usage",
+            response.model_version or "",
+            response.response_id or "",
+            _terms(stated) if stated is not None else (),
+            None,
+            False,
+            finish,
+            error_text(response.error),
+            tools,
+        )
+
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
+        return _GeminiMeter(facts, self.read_response)
+
+    def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
+        name = _STATUS.get(status) or ("INTERNAL" if status >= 500 else "INVALID_ARGUMENT")
+        error = {"code": status, "message": message, "status": name, "reason": code, "bursar": bursar}
+        return msgspec.json.encode({"error": error})
+
+    def error_event(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
+        return b"data: " + self.error_body(status, code, message, bursar) + b"\r\n\r\n"
+
+
+def _operation(path: str) -> str:
+    if "enerateContent" in path:
+        return "generate_content"
+    if "mbedContent" in path:
+        return "embeddings"
+    return "count_tokens" if ":countTokens" in path else "passthrough"
+
+
+def _outcome(response: _Response) -> tuple[str, tuple[str, ...]]:
+    finish, tools = "", list[str]()
+    for candidate in response.candidates or ():
+        finish = finish or candidate.finish_reason or ""
+        for part in (candidate.content.parts if candidate.content else None) or ():
+            if part.function_call and part.function_call.name:
+                tools.append(part.function_call.name)
+    if not finish and response.prompt_feedback:
+        finish = response.prompt_feedback.block_reason or ""
+    return finish, tuple(tools)
+
+
+def _terms(stated: _Usage) -> Terms:
+    traffic = _TRAFFIC.get(stated.traffic_type or "")
+    if traffic and traffic != "standard":
+        return make_terms("service_tier", traffic)
+    tier = (stated.service_tier or "").lower().removeprefix("service_tier_")
+    return make_terms("service_tier", tier or traffic)
+
+
+def _usage(response: _Response) -> Usage | None:
+    stated = response.usage_metadata
+    if stated is None:
+        return None
+    queries = _queries([response])
+    return convert(stated, _searches(response.model_version or "", queries))
+
+
+def _queries(responses: list[_Response]) -> int:
+    found: set[str] = set()
+    for response in responses:
+        for candidate in response.candidates or ():
+            grounding = candidate.grounding_metadata
+            if grounding is not None:
+                found.update(query for query in grounding.web_search_queries or () if query.strip())
+    return len(found)
+
+
+def _searches(model: str, queries: int) -> int:
+    return min(queries, 1) if _PROMPT_BILLED.match(model) else queries
+
+
+def convert(stated: _Usage, web_searches: int) -> Usage | None:
+    """Our usage of ``usageMetadata``, None when it holds no count. Raises Contradiction."""
+    prompt = stated.prompt_token_count
+    answer = stated.candidates_token_count
+    if answer is None:
+        answer = stated.response_token_count
+    if prompt is None:
+        if answer is None and stated.total_token_count is None:
+            return None
+        raise Contradiction("usageMetadata.promptTokenCount is missing")
+    cached = stated.cached_content_token_count or 0
+    if cached > prompt:
+        raise Contradiction(f"usageMetadata: {cached} cachedContentTokenCount is more than {prompt} promptTokenCount")
+    thoughts = stated.thoughts_token_count or 0
+    tool_use = stated.tool_use_prompt_token_count or 0
+    audio, image, video = _modalities(stated.prompt_tokens_details)
+    if stated.tool_use_prompt_tokens_details:
+        more = _modalities(stated.tool_use_prompt_tokens_details)
+        audio, image, video = audio + more[0], image + more[1], video + more[2]
+    read_audio, read_image, read_video = _modalities(stated.cache_tokens_details)
+    out = stated.candidates_tokens_details or stated.response_tokens_details
+    out_audio, out_image, out_video = _modalities(out)
+    if audio + image + video > prompt + tool_use or read_audio + read_image + read_video > cached:
+        raise Contradiction("usageMetadata: the tokens of its modalities are more than the tokens they are part of")
+    return Usage(
+        prompt + tool_use, cached, 0, 0, 0, audio, image, video, read_audio, read_image, read_video,
+        (answer or 0) + thoughts, thoughts, out_audio, out_image, out_video, 0, 0, web_searches,
+    )  # fmt: skip
+
+
+def _modalities(details: list[_Modality] | None) -> tuple[int, int, int]:
+    audio = image = video = 0
+    for detail in details or ():
+        match detail.modality:
+            case "AUDIO":
+                audio += detail.token_count or 0
+            case "IMAGE" | "DOCUMENT":
+                image += detail.token_count or 0
+            case "VIDEO":
+                video += detail.token_count or 0
+            case _:
+                pass
+    return audio, image, video
+
+
+def _read_array(raw: bytes) -> Reading:
+    meter = _GeminiMeter(None, DIALECT.read_response)
+    for element in _RESPONSES.decode(raw):
+        meter.take_data(bytes(element))
+    return meter.reading()
+
+
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}"]', re.DOTALL)
+
+
+class _Array:
+    """Splits a JSON array of objects, incrementally: an element ends where its braces close."""
+
+    __slots__ = ("_depth", "_rest", "_scanned")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._scanned = 0
+        self._depth = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        buffer = self._rest + chunk
+        elements: list[bytes] = []
+        at, start = self._scanned, 0
+        for token in _TOKEN.finditer(buffer, at):
+            text = token[0]
+            if text == b'"':  # a text that has not ended yet: look again from its quote
+                at = token.start()
+                break
+            at = token.end()
+            if text == b"{":
+                if self._depth == 0:
+                    start = token.start()
+                self._depth += 1
+            elif text == b"}":
+                self._depth = max(0, self._depth - 1)
+                if self._depth == 0:
+                    elements.append(buffer[start:at])
+                    start = at
+        else:
+            at = len(buffer)
+        if len(buffer) - start > EVENT_BYTES_MAX:  # nobody can count such an element; wait for the next one
+            start = at = len(buffer)
+            self._depth = 0
+        self._rest = buffer[start:]
+        self._scanned = at - start
+        return elements
+
+
+class _GeminiMeter(StreamMeter):
+    __slots__ = ("_array", "_ended", "_queries", "_stated")
+
+    def __init__(self, facts: RequestFacts | None, read_body: Any) -> None:
+        super().__init__(facts, read_body)
+        self._array: _Array | None = None
+        self._stated: _Usage | None = None
+        self._ended = False
+        self._queries: list[_Response] = []
+
+    def is_body(self, start: bytes) -> bool:
+        if start == b"[":
+            self._array = _Array()
+        return start == b"{"
+
+    def split(self, chunk: bytes) -> None:
+        if self._array is None:
+            super().split(chunk)
+            return
+        for element in self._array.feed(chunk):
+            self.take_data(element)
+
+    def event(self, data: bytes) -> bool:
+        response = _RESPONSE.decode(data)
+        self.model = response.model_version or self.model
+        self.response_id = response.response_id or self.response_id
+        if response.error:
+            self.error = error_text(response.error)
+        finish, tools = _outcome(response)
+        self.tools += tools
+        for candidate in response.candidates or ():
+            for part in (candidate.content.parts if candidate.content else None) or ():
+                self.characters += len(part.text or "")
+                if part.function_call is not None:
+                    self.characters += len(bytes(part.function_call.args))
+            if candidate.grounding_metadata is not None:
+                self._queries.append(response)
+        if response.usage_metadata is not None:
+            self._stated = response.usage_metadata
+            self.terms = _terms(self._stated)
+        if finish:
+            self.finish_reason = finish
+            self._ended = True
+        return False
+
+    def usage(self) -> Usage | None:
+        if self._stated is None:
+            return None
+        return convert(self._stated, _searches(self.model, _queries(self._queries)))
+
+    def complete(self) -> bool:
+        return self._ended
+
+
+DIALECT: Final = Gemini()

@@ -1,0 +1,131 @@
+"""OpenAI embeddings, and those of everybody who copies them (Voyage states ``total_tokens`` alone).
+
+Rule 1: all tokens are input. A provider that states completion tokens for an embedding is charged as it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from bursar.core.prices import Reading
+
+from .dialect import (
+    UNREADABLE,
+    BadRequest,
+    Meter,
+    RequestFacts,
+    as_bytes,
+    bad_request,
+    ceil_tokens,
+    error_text,
+    scope_facts,
+    unreadable,
+)
+from .meters import StreamMeter
+from .openai_chat import DIALECT as _CHAT
+from .openai_chat import deployment, openai_error
+from .openai_responses import with_model
+from .openai_usage import INCLUSIVE, ChatUsage, Quirks, chat_usage, reported_cost
+
+__all__ = ["DIALECT", "OpenAIEmbeddings"]
+
+
+class _Request(Struct):
+    model: str | None = None
+    user: Any = None
+
+
+class _Response(Struct):
+    id: str | None = None
+    model: str | None = None
+    usage: ChatUsage | None = None
+    error: Any = None
+
+
+_REQUEST: Final = msgspec.json.Decoder(_Request)
+_RESPONSE: Final = msgspec.json.Decoder(_Response)
+
+
+class OpenAIEmbeddings:
+    """Embeddings with one provider's quirks."""
+
+    id = "openai_embeddings"
+
+    def __init__(self, quirks: Quirks) -> None:
+        self.quirks = quirks
+
+    def path_model(self, path: str) -> str:
+        return deployment(path)
+
+    def read_request(self, path: str, body: bytes) -> RequestFacts:
+        try:
+            request = _REQUEST.decode(body)
+        except UNREADABLE as error:
+            raise bad_request(error) from None
+        model = request.model or deployment(path)
+        if not model:
+            raise BadRequest("model", "the request names no model")
+        return RequestFacts(
+            operation="embeddings",
+            model=model,
+            output_cap=0,
+            input_tokens_estimate=ceil_tokens(len(body)),
+            **scope_facts(request.user, None),
+        )
+
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:  # noqa: ARG002 - always stated
+        return with_model(body, model)
+
+    def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
+        try:
+            response = _RESPONSE.decode(as_bytes(body))
+            stated = response.usage
+            usage = reported = None
+            if stated is not None:
+                usage = chat_usage(stated, self.quirks)
+                reported = reported_cost(stated, self.quirks.reported)
+        except UNREADABLE as error:
+            return unreadable(body, error)
+        return Reading(
+            usage,
+            "" if usage is not None else "the response states no usage",
+            response.model or "",
+            response.id or "",
+            (),
+            reported,
+            False,
+            "",
+            error_text(response.error),
+        )
+
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
+        return WholeMeter(facts, self.read_response)
+
+    def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
+        return openai_error(status, code, message, bursar)
+
+    def error_event(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
+        return _CHAT.error_event(status, code, message, bursar)
+
+
+class WholeMeter(StreamMeter):
+    """The meter of an API that has no streams: its bytes are one body."""
+
+    __slots__ = ()
+
+    def event(self, data: bytes) -> bool:  # noqa: ARG002 - such an API has no events
+        return False
+
+    def usage(self) -> None:
+        return None
+
+    def complete(self) -> bool:
+        return False
+
+
+DIALECT: Final = OpenAIEmbeddings(INCLUSIVE)
+"""OpenAI's own embeddings."""

@@ -1,0 +1,65 @@
+"""What console tests share: the seeded ledgers of the views' tests, and the page served on loopback."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "views"))
+
+from seeding import NOW, MemoryLedger
+
+from bursar.console.answers import failure
+from bursar.console.api import handle
+from bursar.console.dashboard import page
+
+
+@pytest.fixture
+def ledger() -> MemoryLedger:
+    return MemoryLedger()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    queries: Any
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        try:
+            answer = page(path) or handle("GET", path, query, self.queries, now=NOW)
+        except RuntimeError as problem:
+            answer = failure(503, str(problem))
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base class names it
+        pass
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Any], str]]:
+    """Serve the console over some queries; returns its address."""
+    with ExitStack() as stack:
+
+        def start(queries: Any) -> str:
+            handler = type("Handler", (_Handler,), {"queries": queries})
+            server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            server.daemon_threads = True
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+            thread.start()
+            stack.callback(server.server_close)
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_address[1]}"
+
+        yield start

@@ -1,0 +1,371 @@
+"""What every store of the books must do. Today there is one, SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from making import an_attempt, an_opening
+
+from bursar.adapters.books_async import AsyncBooks
+from bursar.adapters.books_file import BooksFile
+from bursar.adapters.ledger_duckdb import DuckLedger
+from bursar.adapters.retention import compact_books, compact_ledger
+from bursar.adapters.verify import verify
+from bursar.core.call import Held, NeedsHold, NeedsSettlement, NotHeld
+from bursar.core.errors import BooksBusyError, BooksFailedError, LedgerError
+from bursar.core.ledger import Attempt
+from bursar.engine.ship import ship
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.us = 1_000_000
+
+    def __call__(self) -> int:
+        return self.us
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def books(tmp_path: Path, clock: Clock) -> Iterator[BooksFile]:
+    file = BooksFile(tmp_path / "books.sqlite3", clock_us=clock, hold_ttl_us=1_000)
+    yield file
+    file.close()
+
+
+@pytest.fixture
+def ledger() -> Iterator[DuckLedger]:
+    made = DuckLedger(None)
+    yield made
+    made.close()
+
+
+def balance(books: BooksFile, account: str = "all") -> tuple[int, int, int]:
+    return next(((int(b.held), int(b.spent), b.unpriced) for b in books.balances() if b.account == account), (0, 0, 0))
+
+
+def settle(attempt: Attempt) -> NeedsSettlement:
+    return NeedsSettlement(attempt.opening, attempt)
+
+
+def test_hold_then_settle_moves_money_from_held_to_spent(books: BooksFile) -> None:
+    """A hold is held, its settlement spends the real amount, and nothing stays held."""
+    assert books.apply([NeedsHold(an_opening(estimate=2_000))]) == [Held(2_000)]
+    assert balance(books) == (2_000, 0, 0)
+    books.apply([settle(an_attempt(amount=1_500))])
+    assert balance(books) == (0, 1_500, 0)
+    assert books.open_holds() == 0
+
+
+def test_an_overrun_is_booked_in_full(books: BooksFile) -> None:
+    """Settlement is never refused: what was spent above the hold is in the books."""
+    books.apply([NeedsHold(an_opening(estimate=10)), settle(an_attempt(amount=99_000))])
+    assert balance(books) == (0, 99_000, 0)
+
+
+def test_a_void_gives_everything_back(books: BooksFile) -> None:
+    """An attempt that never left costs nothing and leaves no ledger row."""
+    opening = an_opening()
+    books.apply([NeedsHold(opening), NeedsSettlement(opening, None)])
+    assert balance(books) == (0, 0, 0)
+    assert books.endings_after(0, 10) == []
+
+
+def test_unpriced_is_counted_and_not_zero(books: BooksFile) -> None:
+    """An unknown price adds nothing to spent and one to the count of unpriced attempts."""
+    books.apply([NeedsHold(an_opening(estimate=None)), settle(an_attempt(amount=None, estimate=None))])
+    assert balance(books) == (0, 0, 1)
+    (entry,) = books.endings_after(0, 10)
+    assert b'"cost_nanousd":null' in entry.row
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_saying_it_again_changes_nothing(books: BooksFile, times: int) -> None:
+    """Replayed holds, settlements and observations leave the books as they were."""
+    need, settlement = NeedsHold(an_opening(task="t")), settle(an_attempt(task="t"))
+    for _ in range(times):
+        assert books.apply([need]) == [Held(2_000)]
+    for _ in range(times):
+        books.apply([settlement])
+    assert isinstance(books.apply([need])[0], NotHeld)
+    assert balance(books) == balance(books, "task:t") == (0, 1_500, 0)
+    assert books.observe([an_attempt(task="t")]) == 0
+    assert len(books.endings_after(0, 10)) == 1
+
+
+def test_an_import_of_a_booked_response_is_passed_over(books: BooksFile) -> None:
+    """The same provider response, seen by the gateway and found in a transcript, is charged once."""
+    books.apply([settle(an_attempt("live", response_id="resp_1"))])
+    assert books.observe([an_attempt("file", response_id="resp_1", door="import")]) == 0
+    assert books.observe([an_attempt("file", response_id="resp_1", door="import", provider="azure")]) == 1
+    assert balance(books) == (0, 3_000, 0)
+
+
+def test_expiry_charges_the_estimate(books: BooksFile, clock: Clock) -> None:
+    """A hold past its time is ended with its estimate as the charge, marked so."""
+    books.apply([NeedsHold(an_opening(estimate=2_000))])
+    assert books.expire(before_us=clock.us) == 0
+    clock.us += 1_001
+    assert books.expire(before_us=clock.us) == 1
+    assert balance(books) == (0, 2_000, 0)
+    (entry,) = books.endings_after(0, 10)
+    assert b'"status":"expired"' in entry.row
+    assert b'"estimated":true' in entry.row
+
+
+def test_a_living_attempt_is_not_expired(books: BooksFile, clock: Clock) -> None:
+    """The sweeper extends the holds of attempts that are under way."""
+    books.apply([NeedsHold(an_opening("a")), NeedsHold(an_opening("b"))])
+    clock.us += 1_001
+    assert books.expire(before_us=clock.us, keep=lambda attempt: attempt == "a.1") == 1
+    assert balance(books) == (2_000, 2_000, 0)
+
+
+def test_settling_after_expiry_books_the_difference_once(books: BooksFile, ledger: DuckLedger) -> None:
+    """A late settlement corrects the estimate by an entry of its own; the sum is the truth, in both stores."""
+    books.apply([NeedsHold(an_opening(estimate=2_000))])
+    books.expire(before_us=None)
+    for _ in range(2):
+        books.apply([settle(an_attempt(amount=1_500))])
+    assert balance(books) == (0, 1_500, 0)
+    ship(books, ledger)
+    assert ledger.rows("SELECT sum(cost_nanousd)::BIGINT AS cost, count(*) FILTER (number = 1) AS calls FROM attempt") == [
+        {"cost": 1_500, "calls": 1}
+    ]
+    assert verify(books, ledger).differences == ()
+
+
+def test_shipping_is_exactly_once(books: BooksFile, ledger: DuckLedger) -> None:
+    """However often and in whatever batches rows are shipped, each arrives once and in order."""
+    books.observe(an_attempt(f"c{i:03}", door="import") for i in range(50))
+    assert ship(books, ledger, batch=7, batches_max=2) == 14
+    assert ledger.append(books.endings_after(0, 5)) == 0
+    assert ship(books, ledger, batch=7) == 36
+    assert ship(books, ledger) == 0
+    assert ledger.rows("SELECT count(*) AS n, count(DISTINCT attempt_id) AS ids FROM attempt") == [{"n": 50, "ids": 50}]
+
+
+def test_a_foreign_ledger_is_refused(books: BooksFile, ledger: DuckLedger, tmp_path: Path, clock: Clock) -> None:
+    """A ledger that is ahead of the books belongs to other books; it is left alone."""
+    books.observe([an_attempt("a"), an_attempt("b")])
+    ship(books, ledger)
+    other = BooksFile(tmp_path / "other.sqlite3", clock_us=clock, hold_ttl_us=1)
+    with pytest.raises(LedgerError, match="do not belong together"):
+        ship(other, ledger)
+    other.close()
+
+
+def test_verify_finds_every_kind_of_difference(books: BooksFile, ledger: DuckLedger) -> None:
+    """A changed balance, entry, hold or ledger row is named."""
+    books.apply([NeedsHold(an_opening("held")), settle(an_attempt("a")), settle(an_attempt("b", amount=None))])
+    ship(books, ledger)
+    assert verify(books, ledger).differences == ()
+    books.connection.execute("UPDATE balance SET spent_nanousd = spent_nanousd + 1")
+    assert any("spent of account all" in d.about for d in verify(books, ledger).differences)
+    books.connection.execute("UPDATE balance SET spent_nanousd = spent_nanousd - 1")
+    books.connection.execute("DELETE FROM open_hold")
+    assert any("held.1" in d.about for d in verify(books, ledger).differences)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE attempt SET cost_nanousd = cost_nanousd + 1",
+        "DELETE FROM attempt WHERE attempt_id = 'a.1'",
+        "INSERT INTO attempt SELECT * FROM attempt WHERE attempt_id = 'a.1'",
+        "UPDATE attempt SET cost_nanousd = 0 WHERE attempt_id = 'b.1'",
+    ],
+)
+def test_verify_finds_a_damaged_ledger(books: BooksFile, ledger: DuckLedger, damage: str) -> None:
+    """A ledger row that is changed, missing, doubled, or zero where the books say unpriced, is a difference."""
+    books.apply([settle(an_attempt("a")), settle(an_attempt("b", amount=None))])
+    ship(books, ledger)
+    ledger.rows(damage)
+    assert verify(books, ledger).differences
+
+
+def test_compaction_keeps_every_sum(books: BooksFile, ledger: DuckLedger, clock: Clock) -> None:
+    """Rolling up old entries and rows changes no balance and no total, and an old import still adds nothing."""
+    imported = [an_attempt(f"i{i}", task="old", door="import") for i in range(25)]
+    books.observe(imported)
+    books.apply([NeedsHold(an_opening("open", task="old"))])
+    before = balance(books)
+    ship(books, ledger)
+    totals = ledger.rows("SELECT sum(calls) AS calls, sum(cost_nanousd) AS cost FROM spend")
+    done = compact_books(books, before_us=clock.us + 1, shipped=ledger.last_sequence(), batch=4)
+    assert done.deleted == 25
+    assert balance(books) == before
+    assert compact_ledger(ledger, before_us=1_790_000_000_000_000).deleted == 25
+    assert ledger.rows("SELECT sum(calls) AS calls, sum(cost_nanousd) AS cost FROM spend") == totals
+    assert verify(books, ledger).differences == ()
+    assert books.observe(imported) == 0
+    assert balance(books) == before
+
+
+def test_compaction_forgets_the_accounts_of_old_tasks(books: BooksFile, clock: Clock) -> None:
+    """Tasks that ended long ago leave no row behind; what was spent on everything stays."""
+    books.observe(an_attempt(f"c{i}", task=f"t{i}") for i in range(10))
+    books.observe([an_attempt("last")])
+    clock.us += 1
+    compact_books(books, before_us=clock.us, shipped=100)
+    assert [b.account for b in books.balances()] == ["all"]
+    assert balance(books) == (0, 16_500, 0)
+
+
+def test_a_newer_schema_is_refused(books: BooksFile, tmp_path: Path, clock: Clock) -> None:
+    """An older Bursar does not touch the books of a newer one."""
+    books.connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(BooksFailedError, match="newer Bursar"):
+        BooksFile(tmp_path / "books.sqlite3", clock_us=clock, hold_ttl_us=1)
+
+
+def test_a_full_disk_changes_nothing_and_says_so(books: BooksFile) -> None:
+    """When the file cannot grow the operation fails whole, with words that name the cause."""
+    (pages,) = books.connection.execute("PRAGMA page_count").fetchone()
+    books.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(BooksFailedError, match="full"):
+        books.observe((an_attempt(f"c{i}") for i in range(500)), batch=500)
+    assert balance(books) == (0, 0, 0)
+    assert books.last_sequence() == 0
+
+
+class TestOnALoop:
+    """The books as the gateway uses them."""
+
+    async def test_many_at_once_are_all_committed(self, books: BooksFile) -> None:
+        """Calls that arrive together share commits, and each is there."""
+        shared = AsyncBooks(books)
+
+        async def call(name: str) -> None:
+            assert await shared.hold(NeedsHold(an_opening(name))) == Held(2_000)
+            await shared.settle(settle(an_attempt(name)))
+
+        await asyncio.gather(*(call(f"c{i}") for i in range(1_000)))
+        assert balance(books) == (0, 1_500_000, 0)
+        assert shared.pending == 0
+
+    async def test_a_busy_database_is_waited_for_without_blocking(self, books: BooksFile, tmp_path: Path) -> None:
+        """While another process writes, the loop goes on; the operation is committed when its turn comes."""
+        shared = AsyncBooks(books)
+        other = sqlite3.connect(tmp_path / "books.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        held = asyncio.ensure_future(shared.hold(NeedsHold(an_opening())))
+        for _ in range(10):
+            await asyncio.sleep(0.002)
+        assert not held.done()
+        other.execute("COMMIT")
+        other.close()
+        assert await held == Held(2_000)
+
+    async def test_failing_books_refuse_holds_and_keep_settlements(self, books: BooksFile) -> None:
+        """With a full disk new calls are refused with the reason; what ran is settled when there is room again."""
+        shared = AsyncBooks(books)
+        await shared.hold(NeedsHold(an_opening("running")))
+        (pages,) = books.connection.execute("PRAGMA page_count").fetchone()
+        books.connection.execute(f"PRAGMA max_page_count = {pages}")
+        refused = None
+        for i in range(200):
+            outcome = await shared.hold(NeedsHold(an_opening(f"more-{i}")))
+            if isinstance(outcome, NotHeld):
+                refused = outcome
+                break
+        assert refused is not None
+        assert "full" in refused.reason
+        await shared.settle(settle(an_attempt("running")))
+        assert shared.pending == 1
+        books.connection.execute(f"PRAGMA max_page_count = {pages + 1_000}")
+        shared._commit()
+        assert shared.pending == 0
+        assert balance(books)[1] == 1_500
+
+    async def test_busy_is_an_error_only_for_those_who_do_not_wait(self, books: BooksFile, tmp_path: Path) -> None:
+        """A caller that must not block gets BooksBusyError at once."""
+        books.never_wait()
+        other = sqlite3.connect(tmp_path / "books.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BooksBusyError):
+            books.apply([NeedsHold(an_opening())])
+        other.close()
+
+
+names = st.sampled_from([f"c{i}" for i in range(6)])
+amounts = st.one_of(st.none(), st.integers(0, 10**12))
+
+
+class BooksMachine(RuleBasedStateMachine):
+    """Any order of holds, endings, replays, expiries and shipments keeps the rules of the money."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.folder = TemporaryDirectory()
+        self.books = BooksFile(Path(self.folder.name) / "books.sqlite3", clock_us=self.clock, hold_ttl_us=10)
+        self.ledger = DuckLedger(None)
+        self.held: dict[str, int] = {}
+        self.spent: dict[str, int | None] = {}
+
+    def teardown(self) -> None:
+        self.books.close()
+        self.ledger.close()
+        self.folder.cleanup()
+
+    @rule(name=names, estimate=amounts)
+    def hold(self, name: str, estimate: int | None) -> None:
+        outcome = self.books.apply([NeedsHold(an_opening(name, estimate=estimate, task="t"))])[0]
+        if name in self.spent:
+            assert isinstance(outcome, NotHeld)
+        else:
+            self.held.setdefault(name, estimate or 0)
+
+    @rule(name=names, amount=amounts)
+    def settle(self, name: str, amount: int | None) -> None:
+        self.books.apply([settle(an_attempt(name, amount=amount, task="t"))])
+        if name not in self.spent:
+            self.held.pop(name, None)
+            self.spent[name] = amount
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def expire(self) -> None:
+        rows = self.books.connection.execute("SELECT attempt_id, payload FROM entry WHERE stage = 0").fetchall()
+        self.books.expire(before_us=None)
+        for attempt_id, payload in rows:
+            name = attempt_id.removesuffix(".1")
+            if name in self.held:
+                from bursar.adapters.rows import decode_opening
+
+                self.spent[name] = decode_opening(payload).estimate.amount
+                del self.held[name]
+        self.expired_once = True
+
+    @rule()
+    def ship(self) -> None:
+        ship(self.books, self.ledger)
+        assert verify(self.books, self.ledger).differences == ()
+
+    @invariant()
+    def balances_are_sums(self) -> None:
+        held, spent, unpriced = balance(self.books)
+        assert held == sum(self.held.values())
+        assert held >= 0
+        if not getattr(self, "expired_once", False):
+            assert spent == sum(v or 0 for v in self.spent.values())
+            assert unpriced == sum(v is None for v in self.spent.values())
+
+
+BooksMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestBooksMachine = BooksMachine.TestCase
