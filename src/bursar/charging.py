@@ -60,11 +60,16 @@ def charge_response(
     host, path = split_url(provider)
     found = find_provider(provider)
     reading = _read(found, path, body)
+    terms = reading.terms + (found.host_terms(host) if found else ())
     if service_tier:
-        kept = tuple(term for term in reading.terms if term[0] not in ("service_tier", "processing"))
-        reading = replace(reading, terms=tuple(sorted(kept + make_terms("service_tier", service_tier))))
+        terms = tuple(term for term in terms if term[0] not in ("service_tier", "processing"))
+        terms += make_terms("service_tier", service_tier)
+    if terms != reading.terms:
+        reading = replace(reading, terms=tuple(sorted(terms)))
     dialect = found.dialect(path) if found and path else generic.DIALECT
     name = model or dialect.path_model(path)
+    if reading.model and name and not reading.model.startswith(name):
+        name = ""  # another model answered: the price of the one that was asked for says nothing about it
     # A name that the price book has and the table has not is still a provider: prices of the user's own.
     price_id = found.price_id(path) if found else host
     return charge(reading, prices, provider=price_id, model=name, at=when)

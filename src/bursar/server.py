@@ -211,7 +211,7 @@ class _Server:
             check_address(settings)
             self._rulebook = make_rulebook(self._data, settings)
         except ConfigError as error:
-            self._metrics.config_errors.inc()
+            self._metrics.config_errors += 1
             _log.error("the new configuration is not used: %s", error)
             return
         if (settings.server.host, settings.server.port) != (self._settings.server.host, self._settings.server.port):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "views"))
-
-from seeding import NOW, MemoryLedger
 
 from bursar.console.answers import failure
 from bursar.console.api import handle
 from bursar.console.dashboard import page
+from seeding import NOW, MemoryLedger
 
 
 @pytest.fixture
@@ -32,7 +28,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
         try:
-            answer = page(path) or handle("GET", path, query, self.queries, now=NOW)
+            answer = page(path) or handle("GET", unquote(path), query, self.queries, now=NOW)
         except RuntimeError as problem:
             answer = failure(503, str(problem))
         self.send_response(answer.status)

@@ -13,6 +13,7 @@ import json
 import os
 import ssl
 import time
+import urllib.error
 import urllib.request
 from dataclasses import asdict
 from datetime import date, datetime
@@ -120,6 +121,9 @@ def _download(url: str) -> bytes:
                 _check_size(content, url)
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{url}: no end after {_TOTAL_TIMEOUT_S} s")
+    except urllib.error.HTTPError as error:
+        with error:  # it holds the connection
+            raise OSError(f"{url}: HTTP status {error.code} {error.reason}") from None
     except http.client.HTTPException as error:
         raise OSError(f"{url}: {type(error).__name__}: {error}") from None
     return bytes(content)

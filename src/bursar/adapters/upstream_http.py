@@ -2,7 +2,8 @@
 
 Rule 1: nothing is retried or redirected here; one attempt is one request. TLS is verified.
 Rule 2: the answer comes uncompressed, so that the bytes metered are the bytes passed on.
-Rule 3: an attempt that never left is told apart from one that may have been billed: only a failure to connect proves it.
+Rule 3: an attempt that never left is told apart from one that may have been billed: only a failure to connect proves it,
+        and what the client library calls a connect timeout may be any timeout: only its causes tell (``_never_left``).
 Rule 4: a refusal (4xx, 5xx) is not billed; anything else that stays unanswered is estimated from the request.
 """
 
@@ -19,6 +20,7 @@ from pyreqwest.exceptions import (
     BuilderError,
     ConnectError,
     ConnectTimeoutError,
+    DetailedPyreqwestError,
     PoolTimeoutError,
     PyreqwestError,
     RequestTimeoutError,
@@ -33,7 +35,9 @@ from bursar.wire.dialect import Dialect, Meter, RequestFacts, with_request
 
 __all__ = ["HttpAttempt", "ProviderClient"]
 
-_NEVER_LEFT: Final = (ConnectError, ConnectTimeoutError, PoolTimeoutError, BuilderError)
+_NEVER_LEFT: Final = (ConnectError, PoolTimeoutError, BuilderError)
+_CONNECTING: Final = "client error (Connect)"  # hyper-util's name for what failed before there was a connection
+_CAUSE_LENGTH_MAX: Final = 300
 _POOL_IDLE_S: Final = 55  # below the 60 s at which common load balancers close idle connections
 
 # Describe one connection, not the answer; or are recomputed for the client.
@@ -78,11 +82,11 @@ class ProviderClient:
 
 
 class HttpAttempt:
-    """``engine.ports.HttpUpstream``: one attempt. ``answer`` is set once a whole answer came."""
+    """``engine.ports.HttpUpstream``: one attempt. ``answer`` is set once a whole answer came, ``failure`` if none will."""
 
     __slots__ = (
         "_answer_bytes_max", "_client", "_dialect", "_facts", "_first_ms", "_hide_usage", "_meter", "_request", "_sink",
-        "_started", "_status", "answer",
+        "_started", "_status", "answer", "failure",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +111,7 @@ class HttpAttempt:
         self._first_ms: float | None = None
         self._status: int | None = None
         self.answer: HttpAnswer | None = None
+        self.failure = ""
 
     async def send(self, _need: NeedsProvider, /) -> Reply:
         return await self.exchange()
@@ -119,6 +124,8 @@ class HttpAttempt:
                 .headers(self._request.headers)
                 .body_bytes(self._request.body)
             )
+            if self._request.stream:
+                builder = builder.streamed_read_buffer_limit(0)  # else it waits for 64 KiB before the first event
             async with builder.build_streamed() as response:
                 self._status = response.status
                 headers = tuple((k, v) for k, v in response.headers.items() if k not in _HOP_BY_HOP)
@@ -132,6 +139,7 @@ class HttpAttempt:
         body = await self._read(response)
         if body is None:
             reason = f"the answer is larger than server.answer_bytes_max ({self._answer_bytes_max})"
+            self.failure = reason
             return self._reply(self._estimate(reason), "error")
         self._first_ms = self._elapsed_ms()
         self.answer = HttpAnswer(response.status, headers, body)
@@ -169,7 +177,7 @@ class HttpAttempt:
             return self._reply(meter.reading(), "cancelled")
         except PyreqwestError as error:
             # The client has seen part of an answer: say in its own dialect that the rest will not come.
-            text = f"the provider broke off: {error}"
+            text = f"the provider broke off: {_cause(error)}"
             event = self._dialect.error_event(502, "upstream_cut", text, {"code": "upstream_cut"})
             with suppress(ClientGoneError):
                 await self._sink.write(meter.finish() + event)
@@ -185,8 +193,9 @@ class HttpAttempt:
 
     def _failed(self, error: PyreqwestError) -> Reply:
         what = "timed out" if isinstance(error, RequestTimeoutError) else "failed"
-        text = f"the provider {what}: {error}"
-        if isinstance(error, _NEVER_LEFT):
+        never_left = _never_left(error)
+        text = self.failure = f"the provider {'could not be reached' if never_left else what}: {_cause(error)}"
+        if never_left:
             return Reply(Reading(error=text), "error", left=False, latency_ms=self._elapsed_ms())
         return self._reply(self._estimate(text), "error")
 
@@ -205,6 +214,20 @@ class HttpAttempt:
 
     def _elapsed_ms(self) -> float:
         return round((time.perf_counter() - self._started) * 1000, 3)
+
+
+def _never_left(error: PyreqwestError) -> bool:
+    return isinstance(error, _NEVER_LEFT) or (isinstance(error, ConnectTimeoutError) and _CONNECTING in _causes(error))
+
+
+def _causes(error: PyreqwestError) -> list[str]:
+    """The causes without the first one, which only repeats the URL."""
+    causes = error.details["causes"] if isinstance(error, DetailedPyreqwestError) else None
+    return [cause["message"] for cause in causes or ()][1:]
+
+
+def _cause(error: PyreqwestError) -> str:
+    return (_causes(error) or [error.message])[-1][:_CAUSE_LENGTH_MAX]
 
 
 def _refusal(reading: Reading, status: int) -> Reading:

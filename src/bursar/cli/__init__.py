@@ -20,9 +20,9 @@ __all__ = ["main", "root"]
 _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("bursar.cli.up:up", "Run the gateway and the console."),
     "demo": ("bursar.cli.demo:demo", "Simulated agents through the real gateway; no key needed."),
-    "spend": ("bursar.cli.spend:spend", "What was spent, by model, agent, task, user, ..."),
-    "tasks": ("bursar.cli.tasks:tasks", "Tasks with what they cost."),
-    "task": ("bursar.cli.tasks:task", "One task: its tree of steps with cost, tokens, time."),
+    "spend": ("bursar.cli.spend:spend_command", "What was spent, by model, agent, task, user, ..."),
+    "tasks": ("bursar.cli.tasks:tasks_command", "Tasks with what they cost."),
+    "task": ("bursar.cli.tasks:task_command", "One task: its tree of steps with cost, tokens, time."),
     "import": ("bursar.cli.imports:import_", "Book calls from logs: Claude Code, Codex, JSONL, CSV."),
     "keys": ("bursar.cli.keys:keys", "Make, list and revoke virtual keys."),
     "prices": ("bursar.cli.prices:prices", "Show, compare and refresh prices."),

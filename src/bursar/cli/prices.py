@@ -64,10 +64,16 @@ def show(model: str | None, provider: str | None, at: date | None, data: Path | 
         rows += (row for one in found for row in _rates(name, one, at))
     if model is not None and not rows:
         raise click.ClickException(_not_found(book, model, provider))
+    factors = _factors(book, model, {row["provider"] for row in rows}) if model else []
     if as_json:
-        output.print_json({"price_book": book.version, "rows": rows})
+        output.print_json({"price_book": book.version, "rows": rows, "factors": factors})
         return
     _print_rates(rows)
+    for factor in factors:
+        conditions = ", ".join(
+            filter(None, (factor["terms"], *(f"{k} {factor[k]}" for k in ("from", "until") if factor[k])))
+        )
+        click.echo(output.clean(f"x{factor['factor']} on tokens: {conditions or 'always'} ({factor['source']})"))
     click.echo(f"\nPrice book {book.version}. Calls under other terms than these cost the standard rates.")
 
 
@@ -169,6 +175,21 @@ def _in_force(model: ModelPrices, at: date) -> tuple[Sequence[PriceEntry], Seque
         if not entry.start or entry.start <= at.isoformat():
             variants.setdefault((entry.when, entry.daily), entry)
     return standard, list(variants.values())
+
+
+def _factors(book: PriceBook, model: str, providers: set[str]) -> list[dict[str, str]]:
+    return [
+        {
+            "provider": provider,
+            "factor": f"{one.factor.normalize():f}",
+            "terms": ",".join(f"{term}={value}" for term, value in one.when),
+            "from": one.start,
+            "until": one.end,
+            "source": one.source,
+        }
+        for provider in sorted(providers)
+        for one in book.multipliers(provider, model)
+    ]
 
 
 def _basis(unit: str) -> str:

@@ -64,7 +64,7 @@ def spend_command(by: Sequence[str], **options: Any) -> None:
 def _print_table(console: Console, report: Report, question: Question) -> None:
     names = [name if ":" in name else name.replace("_", " ").capitalize() for name in report.by]
     columns = [
-        *(Column(name, "text") for name in names),
+        *(Column(name, "text", width_min=20) for name in names),
         Column("Calls"),
         Column("Input", spare=2),
         Column("Cached", spare=3),
@@ -77,7 +77,7 @@ def _print_table(console: Console, report: Report, question: Question) -> None:
     groups = [row.measures for row in report.rows]
     dearest = max((group.cost_nanousd or 0 for group in groups), default=0)
     costs = output.aligned([output.estimate(m.cost_nanousd, m.estimated_calls) for m in (*groups, report.total)])
-    width, ascii_only = 24 if console.width >= _WIDE else 8, console.options.ascii_only
+    width, ascii_only = 24 if console.width >= _WIDE else 6, console.options.ascii_only
     lines = [
         Line(
             [

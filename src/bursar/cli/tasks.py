@@ -69,7 +69,7 @@ _CSV_COLUMNS: Final = (
 
 def _print_tasks(console: Console, answer: TaskList, zone: tzinfo) -> None:
     columns = [
-        Column("Task", "text", width_min=26),
+        Column("Task", "text", width_min=48),
         Column("Parent", "text", spare=9 if console.width < _WIDE else 8),
         Column("Agent", "text", spare=2),
         Column("User", "text", spare=6),

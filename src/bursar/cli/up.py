@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ def up(config: Path | None, log_level: str, data: Path | None, **flags: Any) -> 
       export ANTHROPIC_BASE_URL=http://localhost:4000
       export GOOGLE_GEMINI_BASE_URL=http://localhost:4000
     """
+    from bursar.adapters.event_loop import run
     from bursar.compose import open_data, settings_of
     from bursar.server import Running, serve
 
@@ -52,7 +52,7 @@ def up(config: Path | None, log_level: str, data: Path | None, **flags: Any) -> 
         click.echo("Ctrl-C stops; running calls are finished and settled.")
 
     try:
-        asyncio.run(serve(where, settings, config=config, started=started))
+        run(serve(where, settings, config=config, started=started))
     except OSError as error:
         raise click.ClickException(str(error.strerror or error)) from error
     click.echo("Stopped; every call is settled.")

@@ -1,7 +1,8 @@
 """A newer price list merged into the one in force, so that no dated price changes.
 
 Rule 1: what the list in force says of a date before the refresh stays. A rate that differs becomes a new entry that
-        begins with the refresh (the next free day, where that day has a price already); the old entry stays before it.
+        begins with the refresh (the day after, where that day has a price already); the old entry stays before it.
+        Prices announced for later are not in force: what the source says of the future replaces them.
 Rule 2: dated entries of the source that the list in force does not have are history it had missed: kept as stated.
 Rule 3: what the source no longer lists stays in force: a model is marked ``vanished``, a unit is in ``kept``.
         A source speaks only for the providers that it lists.
@@ -157,29 +158,28 @@ def _model(provider: str, current: Model, source: Model, today: date, changes: l
 
 def _standard(current: list[Entry], source: list[Entry], today: date) -> list[Entry]:
     """Standard prices: of the active entries the last one applies."""
-    known = {_key(entry) for entry in current}
     merged = list(current)
-    for entry in source:
-        start = entry.get("from", "")
-        if start and start <= today.isoformat() and _key(entry) not in known:
-            earlier = [i for i, e in enumerate(merged) if e.get("from", "") <= start and "daily" not in e]
+    for entry in sorted(source, key=_start):  # oldest first: one may be needed only because of an older one
+        start = _start(entry)
+        if _missed(entry, merged, source, today, _last):
+            earlier = [i for i, e in enumerate(merged) if _start(e) <= start and "daily" not in e]
             merged.insert(earlier[-1] + 1 if earlier else 0, entry)
 
     def wanted(moment: datetime) -> dict[str, Any]:
         return {**_last(merged, moment), **_last(source, moment)}
 
-    start = _free_day(merged, source, today, _last, wanted)
+    start = _first_day(merged, source, today, _last, wanted)
     if start is None:
         return merged
     block: dict[tuple[str, str], Entry] = {}
     for entry in source:
-        clamped = {**entry, "from": max(entry.get("from", ""), start)}
+        clamped: Entry = {**entry, "from": max(_start(entry), start)}
         block.pop(_key(clamped), None)  # the later of two takes its place in the order, too
         block[_key(clamped)] = clamped
     kept = _last(merged, _moment(start, 0))
     for entry in block.values():
         entry["rates"] = {**{unit: rate for unit, rate in kept.items() if unit not in entry["rates"]}, **entry["rates"]}
-    return [entry for entry in merged if entry.get("from", "") < start] + [_ordered(e) for e in block.values()]
+    return [entry for entry in merged if _start(entry) < start] + [_ordered(e) for e in block.values()]
 
 
 def _variants(current: list[Entry], source: list[Entry], today: date) -> list[Entry]:
@@ -195,52 +195,66 @@ def _variants(current: list[Entry], source: list[Entry], today: date) -> list[En
 
 
 def _variant_group(current: list[Entry], source: list[Entry], today: date) -> list[Entry]:
-    known = {_key(entry) for entry in current}
     merged = list(current)
-    for entry in source:
-        start = entry.get("from", "")
-        if start and start <= today.isoformat() and _key(entry) not in known:
-            later = [i for i, e in enumerate(merged) if e.get("from", "") > start]
+    for entry in sorted(source, key=_start):  # oldest first: one may be needed only because of an older one
+        start = _start(entry)
+        if _missed(entry, merged, source, today, _first):
+            later = [i for i, e in enumerate(merged) if _start(e) > start]
             merged.insert(later[-1] + 1 if later else 0, entry)
 
     def wanted(moment: datetime) -> dict[str, Any]:
         return {**_first(merged, moment), **_first(source, moment)}
 
-    start = _free_day(merged, source, today, _first, wanted)
+    start = _first_day(merged, source, today, _first, wanted)
     if start is None:
         return merged
     block: dict[tuple[str, str], Entry] = {}
     for entry in source:
-        clamped = {**entry, "from": max(entry.get("from", ""), start)}
+        clamped: Entry = {**entry, "from": max(_start(entry), start)}
         earlier = block.get(_key(clamped))
         block[_key(clamped)] = (
             clamped if earlier is None else {**clamped, "rates": {**clamped["rates"], **earlier["rates"]}}
         )
-    return [_ordered(e) for e in block.values()] + [e for e in merged if e.get("from", "") < start]
+    return [_ordered(e) for e in block.values()] + [e for e in merged if _start(e) < start]
 
 
 Resolve: TypeAlias = Callable[[list[Entry], datetime], dict[str, Any]]
 
 
-def _free_day(
+def _missed(entry: Entry, merged: list[Entry], source: list[Entry], today: date, resolve: Resolve) -> bool:
+    """Whether a dated entry of the source began before today, had effect there when it began, and is not known here."""
+    start = _start(entry)
+    if not start or start > today.isoformat() or _key(entry) in {_key(known) for known in merged}:
+        return False
+    for moment in _moments([*merged, *source], start):
+        if moment.date().isoformat() == start and _active(entry, moment):
+            theirs, without = (resolve(listed, moment) for listed in (source, [e for e in source if e is not entry]))
+            if theirs != without and {**resolve(merged, moment), **theirs} != resolve(merged, moment):
+                return True
+    return False
+
+
+def _first_day(
     merged: list[Entry],
     source: list[Entry],
     today: date,
     resolve: Resolve,
     wanted: Callable[[datetime], dict[str, Any]],
 ) -> str | None:
-    """The first day from ``today`` on which a new entry may begin, or None when nothing differs from then on."""
-    taken = {entry.get("from", "") for entry in merged}
-    while True:
-        start = today.isoformat()
-        moments = [m for m in _moments([*merged, *source], start) if m.date() >= today]
-        if source and all(resolve(merged, moment) == wanted(moment) for moment in moments):
-            return None
-        if not source:
+    """The day on which new entries begin, or None when nothing differs from today on.
+
+    That is today, or tomorrow where today has a price of its own. Announced prices are not in force yet: a newer
+    source replaces them.
+    """
+    taken = {_start(entry) for entry in merged}
+    for day in (today, today + timedelta(days=1)):
+        start = day.isoformat()
+        moments = [moment for moment in _moments([*merged, *source], start) if moment.date() >= day]
+        if not source or all(resolve(merged, moment) == wanted(moment) for moment in moments):
             return None
         if start not in taken:
-            return start
-        today += timedelta(days=1)
+            break
+    return start
 
 
 def _last(entries: list[Entry], moment: datetime) -> dict[str, Any]:
@@ -257,7 +271,7 @@ def _first(entries: list[Entry], moment: datetime) -> dict[str, Any]:
 
 
 def _active(entry: Entry, moment: datetime) -> bool:
-    if entry.get("from", "") > moment.date().isoformat():
+    if _start(entry) > moment.date().isoformat():
         return False
     if "daily" not in entry:
         return True
@@ -279,8 +293,12 @@ def _moment(day: str, minute: int) -> datetime:
     return datetime.combine(date.fromisoformat(day), time(minute // 60, minute % 60), timezone.utc)
 
 
+def _start(entry: Entry) -> str:
+    return entry.get("from", "")
+
+
 def _key(entry: Entry) -> tuple[str, str]:
-    return entry.get("from", ""), entry.get("daily", "")
+    return _start(entry), entry.get("daily", "")
 
 
 def _ordered(entry: Entry) -> Entry:

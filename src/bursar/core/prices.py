@@ -105,7 +105,10 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """The price of one attempt. ``amount`` is nano-USD, or None with a ``reason``; ``lines`` explain it."""
+    """The price of one attempt. ``amount`` is nano-USD, or None with a ``reason``; ``lines`` explain it.
+
+    Where only a fee beside the tokens has no price (a web search), there is no amount, and the lines hold the rest.
+    """
 
     amount: NanoUSD | None
     reason: str | None
@@ -275,6 +278,10 @@ class PriceBook:
         """The model's prices, or None when no layer knows it."""
         found = self._find(provider, model)
         return found.layers[0][0] if found.layers else None
+
+    def multipliers(self, provider: str, model: str) -> tuple[Multiplier, ...]:
+        """The factors that this model's token rates may have, at whatever time and terms."""
+        return tuple(self._multipliers[index] for index in self._find(provider, model).multipliers)
 
     def _find(self, provider: str, model: str) -> _Found:
         key = (provider, model)
@@ -487,10 +494,12 @@ def _joined(reading: Reading, book: PriceBook, *, provider: str, model: str, at:
 
 
 def _priced(reading: Reading, usage: Usage, card: RateCard, model: str) -> Charge:
+    missing = ""
     for index, count in enumerate(usage):
         if count and index not in card.covered and index != _REQUESTS:
-            reason = f"no price for {count} {UNITS[index].name} of {model!r} at {card.provider!r}"
-            return unpriced(reading, reason, provider=card.provider, model=model, price_book=card.price_book)
+            missing = missing or f"no price for {count} {UNITS[index].name} of {model!r} at {card.provider!r}"
+            if "tokens" in UNITS[index].dimensions:  # what the other tokens cost depends on these
+                return unpriced(reading, missing, provider=card.provider, model=model, price_book=card.price_book)
     lines: list[Line] = []
     counts: list[int] = []
     total = 0
@@ -507,6 +516,9 @@ def _priced(reading: Reading, usage: Usage, card: RateCard, model: str) -> Charg
             cost = rate.cost(own)
             total += cost
             lines.append(Line(UNITS[row.unit].name, own, rate, price_row, cost))
+    if missing:
+        whole = unpriced(reading, missing, provider=card.provider, model=model, price_book=card.price_book)
+        return whole if whole.lines else replace(whole, lines=tuple(lines))
     amount = NanoUSD(total)
     if reading.reported is not None and reading.reported != amount:
         difference = NanoUSD(reading.reported - amount)

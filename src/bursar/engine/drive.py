@@ -24,7 +24,11 @@ async def drive(state: State, books: Books, upstream: Upstream, price: Price) ->
             case Arrived():
                 state = state.next()
             case NeedsHold():
-                state = state.next(await books.hold(state))
+                try:
+                    state = state.next(await books.hold(state))
+                except asyncio.CancelledError:  # the books may hold it all the same: nothing left, so give it back
+                    await asyncio.shield(asyncio.ensure_future(books.settle(NeedsSettlement(state.opening, None))))
+                    raise
             case NeedsProvider():
                 try:
                     reply = await upstream.send(state)

@@ -94,10 +94,16 @@ class Sink(Protocol):
 
 
 class HttpUpstream(Upstream, Protocol):
-    """An attempt over HTTP. ``answer`` is the provider's whole answer, None when it was streamed or never came."""
+    """An attempt over HTTP. ``answer`` is the provider's whole answer, None when it was streamed or never came.
+
+    ``failure`` says why there is none, "" where there is.
+    """
 
     @property
     def answer(self) -> HttpAnswer | None: ...
+
+    @property
+    def failure(self) -> str: ...
 
     async def exchange(self) -> Reply:
         """The same request without the books: for what is known to cost nothing."""

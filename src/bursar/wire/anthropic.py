@@ -223,6 +223,9 @@ class CountTokens(AnthropicMessages):
     def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
         return WholeMeter(facts, self.read_response)
 
+    def error_event(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:  # noqa: ARG002
+        return b""
+
 
 # --- usage ------------------------------------------------------------------------------------------------------
 

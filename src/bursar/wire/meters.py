@@ -24,6 +24,7 @@ __all__ = ["BODY_BYTES_MAX", "StreamMeter"]
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 
 _DONE: Final = b"[DONE]"
+_SHORT: Final = 12
 
 
 class StreamMeter:
@@ -44,7 +45,7 @@ class StreamMeter:
         self._undecided = True
         self._body: list[bytes] | None = None
         self._body_bytes = 0
-        self.characters = 0
+        self.characters: int = 0
         self.done = False
         self.error = ""
         self.fault = ""
@@ -85,8 +86,7 @@ class StreamMeter:
         if not self._hide:
             self.split(chunk)
             return chunk
-        events = self._splitter.feed_raw(chunk)
-        return b"".join([event for event in events if not self._take(event)])
+        return b"".join([event for event in self._splitter.feed_raw(chunk) if not self._take(event)])
 
     def finish(self) -> bytes:
         rest = self._splitter.rest()
@@ -103,11 +103,9 @@ class StreamMeter:
             self._take(event)
 
     def _take(self, event: bytes) -> bool:
-        data = event_data(event.lstrip(b"\r\n"))
-        if not data:
-            return False
-        if data.strip() == _DONE:
-            self.done = True
+        data = event_data(event.strip(b"\r\n"))
+        if len(data) < _SHORT:  # no object that says anything is this short
+            self.done = self.done or data.strip() == _DONE
             return False
         return self.take_data(data)
 

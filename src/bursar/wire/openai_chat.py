@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Struct
@@ -31,6 +31,7 @@ from .dialect import (
     error_text,
     error_type,
     make_terms,
+    mapping,
     scope_facts,
     unreadable,
 )
@@ -250,21 +251,23 @@ def _text_length(content: str | list[Any]) -> int:
     for part in content:
         if isinstance(part, str):
             count += len(part)
-        elif isinstance(part, dict):
-            count += sum(
-                _text_length(part[key]) for key in ("text", "thinking") if isinstance(part.get(key), str | list)
-            )
+        else:
+            inner = mapping(part)
+            for text in (inner.get("text"), inner.get("thinking")):
+                if isinstance(text, str | list):
+                    count += _text_length(cast("str | list[Any]", text))
     return count
 
 
 class _ChatMeter(StreamMeter):
-    __slots__ = ("_calls", "_dialect", "_finished", "_stated")
+    __slots__ = ("_calls", "_dialect", "_finished", "_stated", "_tier")
 
     def __init__(self, dialect: OpenAIChat, facts: RequestFacts | None, *, hide_usage: bool) -> None:
         super().__init__(facts, dialect.read_response, hide_usage=hide_usage)
         self._dialect = dialect
         self._stated: ChatUsage | None = None
         self._finished = False
+        self._tier: str | None = None
         self._calls: set[tuple[int, int]] = set()
 
     def event(self, data: bytes) -> bool:
@@ -273,11 +276,12 @@ class _ChatMeter(StreamMeter):
         except msgspec.ValidationError:
             self._stated = _CHUNK_USAGE.decode(data).usage or self._stated
             return False
-        if chunk.id and not self.response_id:
-            self.response_id = chunk.id
+        if not self.response_id:
+            self.response_id = chunk.id or ""
         if chunk.model:
             self.model = chunk.model
-        if chunk.service_tier:
+        if chunk.service_tier != self._tier and chunk.service_tier:
+            self._tier = chunk.service_tier
             self.terms = make_terms("service_tier", chunk.service_tier)
         if chunk.error:
             self.error = error_text(chunk.error)
@@ -297,11 +301,15 @@ class _ChatMeter(StreamMeter):
         return False
 
     def _count(self, delta: _Delta, choice: int) -> None:
-        if delta.content:
-            self.characters += _text_length(delta.content)
-        for text in (delta.reasoning_content, delta.reasoning, delta.refusal):
-            if text:
-                self.characters += len(text)
+        content = delta.content
+        if content:
+            self.characters += len(content) if isinstance(content, str) else _text_length(content)
+        if delta.reasoning_content:
+            self.characters += len(delta.reasoning_content)
+        elif delta.reasoning:
+            self.characters += len(delta.reasoning)
+        if delta.refusal:
+            self.characters += len(delta.refusal)
         if delta.tool_calls:
             for position, call in enumerate(delta.tool_calls):
                 self._count_call(call.function, (choice, position if call.index is None else call.index))

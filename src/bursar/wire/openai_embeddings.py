@@ -26,7 +26,6 @@ from .dialect import (
     unreadable,
 )
 from .meters import StreamMeter
-from .openai_chat import DIALECT as _CHAT
 from .openai_chat import deployment, openai_error
 from .openai_responses import with_model
 from .openai_usage import INCLUSIVE, ChatUsage, Quirks, chat_usage, reported_cost
@@ -108,8 +107,8 @@ class OpenAIEmbeddings:
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         return openai_error(status, code, message, bursar)
 
-    def error_event(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
-        return _CHAT.error_event(status, code, message, bursar)
+    def error_event(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:  # noqa: ARG002
+        return b""
 
 
 class WholeMeter(StreamMeter):

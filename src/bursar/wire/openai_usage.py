@@ -168,17 +168,17 @@ def chat_usage(stated: ChatUsage, quirks: Quirks) -> Usage:
 def _with_reasoning(
     stated: ChatUsage, prompt: int, completion: int, reasoning: int, convention: Reasoning
 ) -> tuple[int, int]:
-    """Output with reasoning, and reasoning. A stated total proves which convention it follows, and then rules."""
+    """Output with reasoning, and reasoning, where reasoning is not simply a part of the completion."""
     total = stated.total_tokens
     if convention == "in_total":
         if total is None or total <= prompt + completion:
             return completion, reasoning
         hidden = total - prompt - completion
         return completion + hidden, max(reasoning, hidden)
-    if total is not None and total == prompt + completion:
-        return completion, reasoning
-    if convention == "excluded" or total == prompt + completion + reasoning:
+    if convention == "excluded" or (reasoning and total == prompt + completion + reasoning):
         return completion + reasoning, reasoning
+    if reasoning and total != prompt + completion:
+        raise Contradiction("usage.total_tokens does not say whether completion_tokens contain the reasoning_tokens")
     return completion, reasoning
 
 

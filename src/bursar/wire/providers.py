@@ -18,8 +18,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from bursar.core.prices import Terms
+
 from . import anthropic, bedrock, cohere, gemini, generic, openai_media
-from .dialect import Dialect
+from .dialect import Dialect, make_terms
 from .openai_chat import DIALECT as OPENAI_CHAT
 from .openai_chat import OpenAIChat
 from .openai_embeddings import DIALECT as OPENAI_EMBEDDINGS
@@ -65,6 +67,7 @@ class Provider:
     base_url: str
     prices: str
     router_prices: str
+    region_host: str
     key_env: str
     auth: Auth
     quirks: Quirks
@@ -84,6 +87,12 @@ class Provider:
         if self.router_prices:
             return self.router_prices + path.lstrip("/").split("/", 1)[0]
         return self.prices or self.id
+
+    def host_terms(self, host: str) -> Terms:
+        """What calling this host agrees to: ``(("region", "eu"),)`` at ``eu.api.openai.com``."""
+        if not self.region_host or not fnmatchcase(host, self.region_host):
+            return ()
+        return make_terms("region", host.removesuffix(self.region_host.removeprefix("*")))
 
     def url(self, path: str, base_url: str = "") -> str:
         """Where a client's path goes: the base URL, then the path without its leading version (see the file)."""
@@ -116,6 +125,7 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     dialects: list[str]
     usage: Quirks
     router_prices: str = ""
+    region_host: str = ""
 
 
 class _Table(msgspec.Struct, forbid_unknown_fields=True):
@@ -160,6 +170,7 @@ def _provider(row: _Row, paths: tuple[tuple[str, str], ...]) -> Provider:
         base_url=row.base_url,
         prices=row.prices,
         router_prices=row.router_prices,
+        region_host=row.region_host,
         key_env=row.key_env,
         auth=row.auth,
         quirks=row.usage,

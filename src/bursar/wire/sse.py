@@ -46,11 +46,15 @@ class Splitter:
     def feed_raw(self, chunk: bytes) -> list[bytes]:
         """As ``feed``, every event with its ending: joined, the events and ``rest`` are the stream byte for byte."""
         buffer = self._rest + chunk if self._rest else chunk
-        events, end = list[bytes](), 0
-        for match in _BLANK.finditer(buffer):
-            events.append(buffer[end : match.end()])
-            end = match.end()
-        rest = buffer[end:]
+        if b"\r" not in buffer:
+            *events, rest = buffer.split(b"\n\n")
+            events = [event + b"\n\n" for event in events]
+        else:
+            events, end = list[bytes](), 0
+            for match in _BLANK.finditer(buffer):
+                events.append(buffer[end : match.end()])
+                end = match.end()
+            rest = buffer[end:]
         if len(rest) > EVENT_BYTES_MAX:  # the client must get it, even if nobody can judge it
             events.append(rest)
             rest, self.lost = b"", True

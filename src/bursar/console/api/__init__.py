@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from bursar.console.answers import ApiAnswer, failure, json_answer
 from bursar.engine.ports import Queries
@@ -31,7 +31,7 @@ _SEPARATOR: Final = "\0"
 
 
 def handle(method: str, path: str, query: str, queries: Queries, *, now: datetime | None = None) -> ApiAnswer:
-    """Answer one request. ``path`` is percent-encoded, ``query`` without its ``?``; ``now`` is for tests.
+    """Answer one request. ``path`` is percent-decoded, ``query`` is not and has no ``?``; ``now`` is for tests.
 
     An error of ``queries`` itself passes through: the caller knows what it means.
     """
@@ -104,7 +104,7 @@ def _route(path: str, asked: _Asked) -> ApiAnswer:
         if answer := _ROUTES.get(rest.rstrip("/")):
             return answer(asked)
         if rest.startswith("/tasks/"):
-            return _task(asked, unquote(rest.removeprefix("/tasks/")))
+            return _task(asked, rest.removeprefix("/tasks/"))
     known = ", ".join(_PREFIX + name for name in (*_ROUTES, "/tasks/{id}"))
     return failure(404, f"nothing is at {path}; choose from {known}")
 

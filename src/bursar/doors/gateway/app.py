@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -51,6 +52,19 @@ class Clock(NamedTuple):
 
     now_us: Callable[[], int]
     new_id: Callable[[], str]
+
+
+class _Request:
+    """A request's head, taken over once: each look into the server's own objects costs more than one into these."""
+
+    __slots__ = ("headers", "items", "method", "path", "query")
+
+    def __init__(self, scope: HttpScope) -> None:
+        self.method = scope.method
+        self.path = scope.path
+        self.query = scope.query_string
+        self.items = scope.headers.items()
+        self.headers: Mapping[str, str] = dict(self.items)
 
 
 class _Problem(Exception):  # noqa: N818 - it becomes an answer, not a failure of the program
@@ -91,8 +105,9 @@ class Gateway:
 
     async def __call__(self, scope: HttpScope, protocol: HttpProtocol) -> None:
         rulebook = self._rulebook()
+        request = _Request(scope)
         try:
-            route = resolve(scope.path, scope.headers, rulebook)
+            route = resolve(request.path, request.headers, rulebook)
         except BadRequest as error:
             problem = _Problem(400, "bad_request", str(error), {"field": error.field})
             self._refuse(protocol, dialect_by_id("openai_chat").error_body, problem)
@@ -107,7 +122,7 @@ class Gateway:
                 raise _Problem(503, "too_many_calls", f"{limit}; try again", {}, retry_after_s=1)
             self._running += 1
             try:
-                await self._handle(scope, protocol, route, rulebook)
+                await self._handle(request, protocol, route, rulebook)
             finally:
                 self._running -= 1
         except _Problem as problem:
@@ -123,35 +138,35 @@ class Gateway:
     def running(self) -> int:
         return self._running
 
-    async def _handle(self, scope: HttpScope, protocol: HttpProtocol, route: Route, rulebook: Rulebook) -> None:
-        caller = identify(scope.headers, scope.query_string, self._keys, require_keys=rulebook.require_keys)
-        body = await _read_body(scope, protocol, rulebook.body_bytes_max)
-        free = is_free(scope.method, route.path)
-        facts = _free_facts(route) if free else _read_facts(scope, route, body)
+    async def _handle(self, request: _Request, protocol: HttpProtocol, route: Route, rulebook: Rulebook) -> None:
+        caller = identify(request.headers, request.query, self._keys, require_keys=rulebook.require_keys)
+        body = await _read_body(request, protocol, rulebook.body_bytes_max)
+        free = is_free(request.method, route.path)
+        facts = _free_facts(route) if free else _read_facts(request, route, body)
         route, model = model_provider(route, facts.model, rulebook)
-        ask_usage = facts.stream and not facts.asks_usage and route.must_ask_usage(facts)
+        ask_usage = facts.stream and not facts.asks_usage and route.must_ask_usage
         if model != facts.model or ask_usage:
             body = route.dialect.prepare(body, model=model if model != facts.model else None, ask_usage=ask_usage)
             facts = replace(facts, model=model)
-        request = HttpRequest(
-            scope.method,
+        outgoing = HttpRequest(
+            request.method,
             _with_query(route.url, caller.query),
-            upstream_headers(scope.headers, caller, route.rule),
+            upstream_headers(request.items, caller, route.rule),
             body,
             facts.stream,
         )
         sink = _Sink(protocol)
-        attempt = self._client.attempt(request, route.dialect, facts, sink, hide_usage=ask_usage)
+        attempt = self._client.attempt(outgoing, route.dialect, facts, sink, hide_usage=ask_usage)
         if free:
             await self._pass_on(protocol, sink, attempt, route)
         else:
-            await self._call(scope, protocol, route, facts, caller, sink, attempt, rulebook)
+            await self._call(request, protocol, route, facts, caller, sink, attempt, rulebook)
 
     # --- a call that may cost money -------------------------------------------------------------------------------
 
     async def _call(
         self,
-        scope: HttpScope,
+        request: _Request,
         protocol: HttpProtocol,
         route: Route,
         facts: RequestFacts,
@@ -160,7 +175,7 @@ class Gateway:
         attempt: HttpUpstream,
         rulebook: Rulebook,
     ) -> None:
-        opening = self._open(scope, route, facts, caller, rulebook)
+        opening = self._open(request, route, facts, caller, rulebook)
         sink.call_id = opening.call_id
         self.alive.add(opening.attempt_id)
         watcher = _watch(protocol) if facts.stream else None
@@ -180,11 +195,13 @@ class Gateway:
         self._metrics.settled(route.rule.provider.id, done.attempt)
         self._answer(protocol, sink, attempt, done)
 
-    def _open(self, scope: HttpScope, route: Route, facts: RequestFacts, caller: Caller, rulebook: Rulebook) -> Opening:
+    def _open(
+        self, request: _Request, route: Route, facts: RequestFacts, caller: Caller, rulebook: Rulebook
+    ) -> Opening:
         now_us = self._clock.now_us()
         call_id = self._clock.new_id()
         provider = route.rule.provider
-        trace = read_trace(scope.headers.get("traceparent"))
+        trace = read_trace(request.headers.get("traceparent"))
         return Opening(
             attempt_id=f"{call_id}.1",
             call_id=call_id,
@@ -194,7 +211,7 @@ class Gateway:
             started_us=now_us,
             provider=provider.id,
             model_asked=facts.model,
-            scope=_scope(scope, facts, caller),
+            scope=_scope(request, facts, caller),
             estimate=estimate(
                 rulebook.book,
                 provider=provider.price_id(route.path),
@@ -218,20 +235,20 @@ class Gateway:
             headers = [*answer.headers, *_our_headers(done)]
             protocol.response_bytes(answer.status, headers, answer.body)
             return
-        error = done.attempt.error if done.attempt else "the provider could not be reached"
         code = "upstream_failed" if done.attempt else "upstream_unreachable"
-        raise _Problem(502, code, error[:_REASON_LENGTH_MAX], {"call_id": done.opening.call_id})
+        more = {"call_id": done.opening.call_id, "provider": done.opening.provider}
+        raise _Problem(502, code, attempt.failure[:_REASON_LENGTH_MAX], more)
 
     # --- a request that costs nothing -----------------------------------------------------------------------------
 
     async def _pass_on(self, protocol: HttpProtocol, sink: _Sink, attempt: HttpUpstream, route: Route) -> None:
-        reply = await attempt.exchange()
+        await attempt.exchange()
         if sink.started:
             return
         answer = attempt.answer
         if answer is None:
-            text = reply.reading.error or "the provider could not be reached"
-            raise _Problem(502, "upstream_unreachable", text[:_REASON_LENGTH_MAX], {"provider": route.rule.provider.id})
+            more = {"provider": route.rule.provider.id}
+            raise _Problem(502, "upstream_unreachable", attempt.failure[:_REASON_LENGTH_MAX], more)
         protocol.response_bytes(answer.status, list(answer.headers), answer.body)
 
     def _refuse(self, protocol: HttpProtocol, error_body: _ErrorBody, problem: _Problem) -> None:
@@ -285,10 +302,10 @@ def _watch(protocol: HttpProtocol) -> asyncio.Task[None]:
     return asyncio.create_task(watch())
 
 
-async def _read_body(scope: HttpScope, protocol: HttpProtocol, limit: int) -> bytes:
-    if scope.method in ("GET", "HEAD"):
+async def _read_body(request: _Request, protocol: HttpProtocol, limit: int) -> bytes:
+    if request.method in ("GET", "HEAD"):
         return b""
-    stated = scope.headers.get("content-length")
+    stated = request.headers.get("content-length")
     if stated is not None:
         if not stated.isdigit():
             raise _Problem(400, "bad_request", f"content-length {stated[:40]!r} is not a number", {})
@@ -310,8 +327,8 @@ def _too_large(size: int, limit: int) -> _Problem:
     return _Problem(413, "body_too_large", message, {"limit_bytes": limit})
 
 
-def _read_facts(scope: HttpScope, route: Route, body: bytes) -> RequestFacts:
-    content_type: str = scope.headers.get("content-type", "")
+def _read_facts(request: _Request, route: Route, body: bytes) -> RequestFacts:
+    content_type = request.headers.get("content-type", "")
     if content_type.startswith("multipart/"):
         found = _MULTIPART_MODEL.search(body[:65_536])
         model = found[1].decode(errors="replace") if found else ""
@@ -323,9 +340,9 @@ def _free_facts(route: Route) -> RequestFacts:
     return RequestFacts("passthrough", route.dialect.path_model(route.path))
 
 
-def _scope(scope: HttpScope, facts: RequestFacts, caller: Caller) -> Scope:
+def _scope(request: _Request, facts: RequestFacts, caller: Caller) -> Scope:
     defaults = caller.key.scope if caller.key else NOBODY
-    found = attribute(scope.headers.items(), scope.headers.get("baggage", ""), facts, defaults)
+    found = attribute(request.items, request.headers.get("baggage", ""), facts, defaults)
     return found.pinned(defaults, caller.key.pinned) if caller.key else found
 
 
@@ -358,6 +375,7 @@ def _datetime(at_us: int) -> datetime:
     return datetime.fromtimestamp(at_us / 1_000_000, timezone.utc)
 
 
+@lru_cache(maxsize=4096)
 def _decision(provider: str, model: str) -> str:
     """Until routes exist there is one candidate: what was asked for."""
     return msgspec.json.encode(

@@ -8,12 +8,12 @@ Rule 4: a key in a URL (Gemini's ``?key=``) is taken out of it and sent on as a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 from bursar.engine.ports import Keys, VirtualKey
-from bursar.engine.rsgi import Headers
 from bursar.engine.rulebook import ProviderRule
 
 from .attribution import PREFIX
@@ -46,14 +46,14 @@ class Caller:
     query_key: str | None = field(default=None, repr=False)
 
 
-def identify(headers: Headers, query: str, keys: Keys, *, require_keys: bool) -> Caller:
+def identify(headers: Mapping[str, str], query: str, keys: Keys, *, require_keys: bool) -> Caller:
     """Raises Unauthorized."""
     query_key = None
     if "key=" in query:
         pairs = parse_qsl(query, keep_blank_values=True)
         query_key = next((value for name, value in pairs if name == "key"), None)
         query = urlencode([pair for pair in pairs if pair[0] != "key"])
-    secret = _secret(headers) or query_key or ""
+    secret = _secret(headers, query_key or "")
     if secret.startswith(KEY_PREFIX):
         key = keys.find(secret)
         if key is None:
@@ -66,25 +66,32 @@ def identify(headers: Headers, query: str, keys: Keys, *, require_keys: bool) ->
     return Caller(None, query, query_key)
 
 
-def _secret(headers: Headers) -> str:
+def _secret(headers: Mapping[str, str], query_key: str) -> str:
+    """The key that counts: one of ours wherever it is (clients may send two), else the first."""
+    first = ""
     for name in _KEY_HEADERS:
-        value: str | None = headers.get(name)
+        value = headers.get(name)
         if value:
-            return value[7:].strip() if name == "authorization" and value[:7].lower() == "bearer " else value
-    return ""
+            value = value[7:].strip() if name == "authorization" and value[:7].lower() == "bearer " else value
+            if value.startswith(KEY_PREFIX):
+                return value
+            first = first or value
+    return query_key if query_key.startswith(KEY_PREFIX) else first or query_key
 
 
-def upstream_headers(headers: Headers, caller: Caller, rule: ProviderRule) -> tuple[tuple[str, str], ...]:
+def upstream_headers(
+    headers: Sequence[tuple[str, str]], caller: Caller, rule: ProviderRule
+) -> tuple[tuple[str, str], ...]:
     """The headers to send on. Raises Unauthorized when a virtual key needs a provider key that the server lacks."""
     ours = caller.key is not None
     kept = [
         (name, value)
-        for name, value in headers.items()
+        for name, value in headers
         if name not in _NOT_FORWARDED and not name.startswith(PREFIX) and not (ours and name in _KEY_HEADERS)
     ]
     if ours:
         kept.extend(_provider_key(rule))
-    elif caller.query_key is not None and "x-goog-api-key" not in headers:
+    elif caller.query_key is not None and all(name != "x-goog-api-key" for name, _ in kept):
         kept.append(("x-goog-api-key", caller.query_key))
     return tuple(kept)
 

@@ -4,7 +4,8 @@ Rule 1: a path that starts with a provider's id goes to that provider: ``/groq/o
 Rule 2: else the path's own grammar decides: Anthropic's, Gemini's, and OpenAI's for the rest; ``x-bursar-provider``
         names another provider that speaks it.
 Rule 3: a model ``provider/name`` on one of OpenAI's paths goes to that provider as ``name``, unless one was named.
-Rule 4: only a POST can cost money; a few POSTs are known to be free and are passed on without the books.
+Rule 4: a path stays what it is: steps up (``..``) are refused, and what had to be percent-encoded is again.
+Rule 5: only a POST can cost money; a few POSTs are known to be free and are passed on without the books.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
+from urllib.parse import quote
 
-from bursar.engine.rsgi import Headers
 from bursar.engine.rulebook import ProviderRule, Rulebook
-from bursar.wire.dialect import BadRequest, Dialect, RequestFacts
+from bursar.wire.dialect import BadRequest, Dialect
 
 __all__ = ["Route", "is_free", "model_provider", "resolve"]
 
@@ -45,15 +47,18 @@ class Route:
 
     @property
     def url(self) -> str:
-        return self.rule.provider.url(self.path, self.rule.base_url)
+        return self.rule.provider.url(_encoded(self.path), self.rule.base_url)
 
-    def must_ask_usage(self, facts: RequestFacts) -> bool:
+    @property
+    def must_ask_usage(self) -> bool:
         """Whether a stream of this call states its usage only if it is asked to."""
         return self.dialect.id == "openai_chat" and self.rule.provider.id not in _STATES_USAGE_UNASKED
 
 
-def resolve(path: str, headers: Headers, rulebook: Rulebook) -> Route:
-    """Raises BadRequest when the named provider is not known."""
+def resolve(path: str, headers: Mapping[str, str], rulebook: Rulebook) -> Route:
+    """Raises BadRequest when the named provider is not known, or the path is none."""
+    if path[:1] != "/" or ("/." in path and not {".", ".."}.isdisjoint(path.split("/"))):
+        raise BadRequest("path", f"{path[:100]!r} is no path at a provider: begin with / and leave out . and .. steps")
     first, _, rest = path[1:].partition("/")
     rule = rulebook.providers.get(first)
     if rule is not None and rest:
@@ -84,6 +89,11 @@ def model_provider(route: Route, model: str, rulebook: Rulebook) -> tuple[Route,
 def is_free(method: str, path: str) -> bool:
     """Whether a request is known to cost nothing of itself."""
     return method != "POST" or _FREE.search(path) is not None
+
+
+@lru_cache(maxsize=1024)
+def _encoded(path: str) -> str:
+    return quote(path, safe="/:@!$&'()*+,;=~")
 
 
 def _route(rule: ProviderRule, path: str, *, named: bool) -> Route:

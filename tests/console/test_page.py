@@ -1,0 +1,208 @@
+"""The console's page in a real browser: true figures, hostile names, a live feed, and no silent failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+from seeding import MemoryLedger
+
+from bursar.console.dashboard import page as asset
+
+_CHROMIUM = Path("/usr/bin/chromium")
+_ARGUMENTS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+_HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+
+in_browser = pytest.mark.skipif(not _CHROMIUM.exists(), reason=f"no browser at {_CHROMIUM}: apt-get install chromium")
+
+
+@pytest.fixture
+def browser_page() -> Iterator[tuple[Page, list[str]]]:
+    """A page in Chromium, and everything its console complained about."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(_CHROMIUM), args=list(_ARGUMENTS))
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, timezone_id="UTC")
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda problem: complaints.append(str(problem)))
+        yield page, complaints
+        browser.close()
+
+
+@pytest.fixture
+def filled(ledger: MemoryLedger) -> MemoryLedger:
+    ledger.attempt(task="research", agent="boss", model="large", cost_nanousd=12_340_000_000)
+    ledger.attempt(task="part", parent_task="research", agent="reader", model="small", cost_nanousd=42, estimated=True)
+    ledger.attempt(task=_HOSTILE, agent="<b>bold</b>", model="new", cost_nanousd=None)
+    ledger.attempt(ago=timedelta(days=3), model="small", cost_nanousd=1_000_000_000)
+    ledger.attempt(ago=timedelta(days=20), model="small", cost_nanousd=2_000_000_000)
+    return ledger
+
+
+def test_the_page_loads_nothing_from_elsewhere() -> None:
+    """Every file has the strict policy; the page has no inline script or style and names no other host."""
+    for path in ("/", "/console/app.css", "/console/app.js", "/console/icon.svg"):
+        answer = asset(path)
+        assert answer is not None
+        assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert b"https://" not in answer.body
+    page = asset("/")
+    assert page is not None
+    for inline in (b"<style", b"style=", b"onclick", b"<script>"):
+        assert inline not in page.body
+    assert asset("/console/../secret") is None
+    assert asset("/console/index.html") is None
+
+
+@in_browser
+def test_figures_are_those_of_the_api(
+    filled: MemoryLedger, serve: Callable[[Any], str], browser_page: tuple[Page, list[str]]
+) -> None:
+    """The three figures, the tables and the chart show what the API answers, and the console is quiet."""
+    page, complaints = browser_page
+    address = serve(filled)
+    with urlopen(f"{address}/api/v1/overview") as answer:
+        figures = json.load(answer)["figures"]
+    assert [figures[name]["cost_usd"] for name in ("today", "7d", "30d")] == [
+        "12.340000042",
+        "13.340000042",
+        "15.340000042",
+    ]
+    page.goto(address)
+    for name, amount in (("today", "~$12.34"), ("7d", "~$13.34"), ("30d", "~$15.34")):
+        card = page.locator(f"[data-figure='{name}']")
+        expect(card.locator(".amount")).to_have_text(amount)
+        expect(card).to_contain_text("1 call unpriced")
+        expect(card).to_contain_text("1 call estimated")
+    expect(page.locator("table[data-by=model] tbody tr")).to_have_count(3)
+    expect(page.locator("table[data-by=model] tbody tr").nth(0)).to_contain_text("large")
+    expect(page.locator("table[data-by=model] tbody tr").nth(2)).to_contain_text("unpriced")
+    expect(page.locator("#chart svg title").first).to_have_text("Spend per day")
+    assert page.locator("#chart g.day").count() == 30
+    page.click("summary")
+    expect(page.locator("#days tbody tr")).to_have_count(30)
+    expect(page.locator("#unpriced")).to_contain_text("no price for new")
+    expect(page.locator("#state")).to_have_text("live")
+    page.click("button[data-period=today]")
+    expect(page.locator("table[data-by=model] tbody tr").nth(0)).to_contain_text("100%")
+    assert complaints == []
+
+
+@in_browser
+def test_hostile_names_are_text(
+    filled: MemoryLedger, serve: Callable[[Any], str], browser_page: tuple[Page, list[str]]
+) -> None:
+    """Markup in the name of a task or an agent is shown letter by letter, on the page and in the task's tree."""
+    page, complaints = browser_page
+    page.goto(serve(filled))
+    link = page.locator("table[data-by=task] button.link", has_text=_HOSTILE)
+    expect(link).to_have_text(_HOSTILE)
+    expect(page.locator("table[data-by=agent]")).to_contain_text("<b>bold</b>")
+    link.click()
+    expect(page.locator("#task-title")).to_have_text(_HOSTILE)
+    expect(page.locator("#task-steps tbody tr")).to_have_count(1)
+    assert page.locator("main img, dialog img, main b").count() == 0
+    assert page.title() == "Bursar"
+    assert complaints == []
+
+
+@in_browser
+def test_a_task_opens_as_a_tree(
+    filled: MemoryLedger, serve: Callable[[Any], str], browser_page: tuple[Page, list[str]]
+) -> None:
+    """Its own step, its sub-task and that one's step, with the sums."""
+    page, complaints = browser_page
+    page.goto(serve(filled))
+    page.click("table[data-by=task] button.link >> text=research")
+    expect(page.locator("#task-facts")).to_contain_text("~$12.34 with 1 sub-task")
+    rows = page.locator("#task-steps tbody tr")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(1)).to_contain_text("part")
+    expect(rows.nth(2)).to_contain_text("~$0.000000042")
+    page.click("#task-close")
+    expect(page.locator("#task")).to_be_hidden()
+    assert complaints == []
+
+
+@in_browser
+def test_an_empty_ledger_says_how_to_begin_and_then_comes_alive(
+    ledger: MemoryLedger, serve: Callable[[Any], str], browser_page: tuple[Page, list[str]]
+) -> None:
+    """The empty page has the line to paste with its own address; the first call appears without a reload."""
+    page, complaints = browser_page
+    address = serve(ledger)
+    page.goto(address)
+    expect(page.locator("#export")).to_have_text(f"export OPENAI_BASE_URL={address}/v1")
+    expect(page.locator("#empty")).to_be_visible()
+    expect(page.locator("#content")).to_be_hidden()
+    ledger.attempt(task="first", cost_nanousd=4_200_000)
+    expect(page.locator("#feed tbody tr")).to_contain_text("$0.0042")
+    expect(page.locator("#empty")).to_be_hidden()
+    expect(page.locator("[data-figure=today] .amount")).to_have_text("$0.0042")
+    ledger.attempt(task="second", cost_nanousd=1_000_000_000)
+    expect(page.locator("#feed tbody tr")).to_have_count(2)
+    expect(page.locator("#feed tbody tr").first).to_contain_text("$1.00")
+    expect(page.locator("[data-figure=today] .amount")).to_have_text("$1.00")
+    assert complaints == []
+
+
+@in_browser
+def test_an_old_ledger_is_not_a_blank_page(
+    ledger: MemoryLedger, serve: Callable[[Any], str], browser_page: tuple[Page, list[str]]
+) -> None:
+    """When everything is older than 30 days, as after an import, the tables show all time and the page says so."""
+    ledger.attempt(ago=timedelta(days=100), task="old", cost_nanousd=5_000_000_000)
+    page, complaints = browser_page
+    page.goto(serve(ledger))
+    expect(page.locator("table[data-by=task]")).to_contain_text("$5.00")
+    expect(page.locator("button[data-period=all]")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#days-note")).to_contain_text("no calls in these 30 days")
+    assert complaints == []
+
+
+@in_browser
+def test_an_error_is_shown_and_goes_away(
+    filled: MemoryLedger, serve: Callable[[Any], str], browser_page: tuple[Page, list[str]]
+) -> None:
+    """A ledger that cannot answer is said in words; when it answers again the words go."""
+
+    class Queries:
+        locked = True
+
+        def rows(self, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+            if self.locked:
+                raise RuntimeError("the ledger is locked")
+            return filled.rows(sql, parameters)
+
+    page, _ = browser_page
+    queries = Queries()
+    page.goto(serve(queries))
+    expect(page.locator("#problem")).to_contain_text("the ledger is locked")
+    expect(page.locator("#state")).to_have_text("not up to date")
+    queries.locked = False
+    expect(page.locator("#problem")).to_be_hidden()
+    expect(page.locator("[data-figure=today] .amount")).to_have_text("~$12.34")
+
+
+@in_browser
+@pytest.mark.parametrize("width", [360, 1600])
+def test_the_page_fits_its_window(
+    filled: MemoryLedger, serve: Callable[[Any], str], browser_page: tuple[Page, list[str]], width: int
+) -> None:
+    """Nothing sticks out to the side, on a telephone or on a large screen, also with a very long name."""
+    filled.attempt(task="x" * 250, model="y" * 200, cost_nanousd=77_000_000_000)
+    page, _ = browser_page
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(serve(filled))
+    expect(page.locator("#feed tbody tr")).to_have_count(6)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
