@@ -127,6 +127,7 @@ def make_rulebook(data: DataDir, settings: Settings) -> Rulebook:
         book=open_prices(data.path, settings),
         require_keys=settings.server.require_keys,
         body_bytes_max=settings.server.body_bytes_max,
+        body_timeout_s=settings.server.body_timeout_s,
         concurrency_max=settings.server.concurrency_max,
         machine_priced=frozenset(machine),
     )

@@ -30,6 +30,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int = 4000
     require_keys: bool = False
     body_bytes_max: int = 50_000_000
+    body_timeout_s: int = 60
     answer_bytes_max: int = 200_000_000
     concurrency_max: int = 2_000
     connect_timeout_s: int = 10
@@ -68,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _LIMITS: Final[tuple[tuple[str, int, int], ...]] = (
     ("server.port", 0, 65_535),
     ("server.body_bytes_max", 1_000, 2_000_000_000),
+    ("server.body_timeout_s", 1, 3_600),
     ("server.answer_bytes_max", 1_000, 8_000_000_000),
     ("server.concurrency_max", 1, 100_000),
     ("server.connect_timeout_s", 1, 600),

@@ -110,7 +110,7 @@ def test_a_count_that_is_none_is_named(dialect_id: str, lie: Any) -> None:
             "cachedContentTokenCount",
         ),
         ("gemini", changed(bodies.GEMINI, ("usageMetadata", "promptTokenCount"), None), "promptTokenCount"),
-        ("gemini", changed(bodies.GEMINI, ("usageMetadata", "promptTokenCount"), 100), "modalities"),
+        ("gemini", changed(bodies.GEMINI, ("usageMetadata", "cachedContentTokenCount"), 9), "modalities"),
         ("bedrock_converse", changed(bodies.CONVERSE, ("usage", "cacheWriteInputTokens"), 10), "cacheDetails"),
         ("bedrock_converse", changed(bodies.CONVERSE, ("usage", "inputTokens"), None), "usage.inputTokens"),
         ("cohere", {"usage": {"billed_units": {"output_tokens": 4}}}, "billed_units"),

@@ -144,11 +144,10 @@ class BooksFile:
         names = accounts(opening.scope)
         text = _names_text(names)
         now = self._clock_us()
-        if self._ended(opening.attempt_id):
-            return NotHeld(f"attempt {opening.attempt_id} has already ended")
         entered = self._enter(opening.attempt_id, _HOLD, "hold", now, held, 0, 0, text, encode_opening(opening))
         if not entered:
-            return Held(amount)
+            ended = self._ended(opening.attempt_id)
+            return NotHeld(f"attempt {opening.attempt_id} has already ended") if ended else Held(amount)
         self._db.execute(
             "INSERT INTO open_hold VALUES (?, ?, ?, ?)", (opening.attempt_id, held, now + self._hold_ttl_us, text)
         )
@@ -241,9 +240,12 @@ class BooksFile:
         payload: bytes | None,
         response_key: str | None = None,
     ) -> bool:
+        # A hold is entered unless the attempt has been held or has ended, an ending unless it has ended.
         cursor = self._db.execute(
             "INSERT INTO entry (attempt_id, stage, kind, at_us, held_nanousd, spent_nanousd, unpriced, accounts, payload,"
-            " response_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (attempt_id, stage) DO NOTHING",
+            " response_key) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10"
+            " WHERE ?2 <> 0 OR NOT EXISTS (SELECT 1 FROM entry WHERE attempt_id = ?1 AND stage = 1)"
+            " ON CONFLICT (attempt_id, stage) DO NOTHING",
             (attempt_id, stage, kind, at_us, held, spent, unpriced, names, payload, response_key),
         )
         return cursor.rowcount == 1

@@ -59,6 +59,8 @@ BASIS: Final[dict[str, int]] = {unit.name: _basis(unit.name, unit.dimensions) fo
 """How many units a listed price buys: tokens and characters per million, time per hour, the rest per thousand."""
 
 _REQUESTS: Final = UNIT_INDEX["requests"]
+# No response states these: they cost only where a price for them exists.
+_UNSTATED: Final = frozenset({"requests", "machine_ms"})
 _INPUT: Final = UNIT_INDEX["input_tokens"]
 
 
@@ -228,7 +230,7 @@ class RateCard(NamedTuple):
     model: str
     price_book: str
     rows: tuple[RateRow, ...]
-    covered: frozenset[int]
+    uncovered: tuple[int, ...]
     notes: tuple[str, ...]
 
 
@@ -265,6 +267,7 @@ class PriceBook:
         self._multipliers = tuple(multipliers)
         self._models: dict[tuple[str, str], _Found] = {}
         self._cards: dict[tuple[Any, ...], RateCard] = {}
+        self._recent: dict[tuple[Any, ...], RateCard | None] = {}
 
     def providers(self) -> tuple[str, ...]:
         """The ids of every provider with a price."""
@@ -303,7 +306,20 @@ class PriceBook:
 
     def card(self, provider: str, model: str, at: datetime, terms: Terms = ()) -> RateCard | None:
         """The rate card in force, or None when the model has no price. ``at`` must have a time zone."""
-        at = at.astimezone(timezone.utc)
+        at = at if at.tzinfo is timezone.utc else at.astimezone(timezone.utc)
+        # Prices change at midnight or, off-peak, within the day: what was found for a minute holds all through it.
+        asked = (provider, model, terms, at.toordinal(), at.hour, at.minute)
+        try:
+            return self._recent[asked]
+        except KeyError:
+            pass
+        card = self._card(provider, model, at, terms)
+        if len(self._recent) >= 1_000:
+            self._recent.clear()
+        self._recent[asked] = card
+        return card
+
+    def _card(self, provider: str, model: str, at: datetime, terms: Terms) -> RateCard | None:
         found = self._find(provider, model)
         day = at.date().isoformat()
         layer = next((one for one in found.layers if not one[0].since or day >= one[0].since), None)
@@ -367,7 +383,7 @@ class PriceBook:
             if (term, value) not in used and not (term in _TERMS_OF_SERVICE and value in _ORDINARY)
         )
         rows = _rows(chosen)
-        return RateCard(provider, prices.id, self.version, rows, _covered(rows), notes)
+        return RateCard(provider, prices.id, self.version, rows, _uncovered(rows), notes)
 
 
 def _in_layer(layer: Mapping[str, ProviderPrices], provider: str, text: str) -> tuple[ModelPrices, bool] | None:
@@ -416,19 +432,20 @@ def _rows(chosen: Mapping[str, tuple[tuple[tuple[int, Rate], ...], str]]) -> tup
     return tuple(rows)
 
 
-def _covered(rows: tuple[RateRow, ...]) -> frozenset[int]:
-    """The units these rows can charge: each has exactly one most specific row, so that nothing is charged twice.
+def _uncovered(rows: tuple[RateRow, ...]) -> tuple[int, ...]:
+    """The units these rows cannot charge. A unit they can has exactly one most specific row, so that nothing is charged twice.
 
     A unit under two rows of which neither contains the other (cached audio, where cached and audio tokens have prices
     but cached audio has none) could only be charged by both or by a guess.
     """
-    covered: set[int] = set()
+    uncovered: list[int] = []
     for index, unit in enumerate(UNITS):
         above = [UNITS[row.unit] for row in rows if contains(UNITS[row.unit], unit)]
         nearest = max(above, key=lambda other: len(other.dimensions), default=None)
-        if nearest is not None and all(contains(other, nearest) for other in above):
-            covered.add(index)
-    return frozenset(covered)
+        charged = nearest is not None and all(contains(other, nearest) for other in above)
+        if not charged and unit.name not in _UNSTATED:
+            uncovered.append(index)
+    return tuple(uncovered)
 
 
 # --- the charge -------------------------------------------------------------------------------------------------
@@ -494,19 +511,17 @@ def _joined(reading: Reading, book: PriceBook, *, provider: str, model: str, at:
 
 
 def _priced(reading: Reading, usage: Usage, card: RateCard, model: str) -> Charge:
-    missing = ""
-    for index, count in enumerate(usage):
-        if count and index not in card.covered and index != _REQUESTS:
-            missing = missing or f"no price for {count} {UNITS[index].name} of {model!r} at {card.provider!r}"
-            if "tokens" in UNITS[index].dimensions:  # what the other tokens cost depends on these
-                return unpriced(reading, missing, provider=card.provider, model=model, price_book=card.price_book)
+    missing = _missing(usage, card, model) if any(map(usage.__getitem__, card.uncovered)) else None
+    if missing is not None and missing[1]:
+        return unpriced(reading, missing[0], provider=card.provider, model=model, price_book=card.price_book)
     lines: list[Line] = []
     counts: list[int] = []
     total = 0
     for row in card.rows:
         # ``requests`` is the one unit a response never states: every attempt is at least one.
-        count = usage[row.unit] if row.unit != _REQUESTS else max(usage[_REQUESTS], 1)
-        own = count - sum(counts[i] for i in row.inner)
+        count = own = usage[row.unit] if row.unit != _REQUESTS else max(usage[_REQUESTS], 1)
+        for inner in row.inner:
+            own -= counts[inner]
         if own < 0:
             reason = f"usage contradicts itself: {UNITS[row.unit].name} is {count}, its parts are {count - own}"
             return unpriced(reading, reason, provider=card.provider, model=model, price_book=card.price_book)
@@ -516,8 +531,8 @@ def _priced(reading: Reading, usage: Usage, card: RateCard, model: str) -> Charg
             cost = rate.cost(own)
             total += cost
             lines.append(Line(UNITS[row.unit].name, own, rate, price_row, cost))
-    if missing:
-        whole = unpriced(reading, missing, provider=card.provider, model=model, price_book=card.price_book)
+    if missing is not None:
+        whole = unpriced(reading, missing[0], provider=card.provider, model=model, price_book=card.price_book)
         return whole if whole.lines else replace(whole, lines=tuple(lines))
     amount = NanoUSD(total)
     if reading.reported is not None and reading.reported != amount:
@@ -536,6 +551,15 @@ def _priced(reading: Reading, usage: Usage, card: RateCard, model: str) -> Charg
         card.notes,
         reading.reported,
     )
+
+
+def _missing(usage: Usage, card: RateCard, model: str) -> tuple[str, bool]:
+    """Why a usage cannot be priced whole, and whether its other lines mean nothing without the missing one."""
+    units = [UNITS[index] for index in card.uncovered if usage[index]]
+    # What the other tokens cost depends on those without a price.
+    worst = next((unit for unit in units if "tokens" in unit.dimensions), units[0])
+    reason = f"no price for {usage[UNIT_INDEX[worst.name]]} {worst.name} of {model!r} at {card.provider!r}"
+    return reason, "tokens" in worst.dimensions
 
 
 def _tier(row: RateRow, input_tokens: int) -> tuple[Rate, str]:

@@ -66,6 +66,8 @@ UNITS: Final[tuple[Unit, ...]] = (
 )
 """Every billable unit, in the order of the fields of ``Usage``."""
 
+_NAMES: Final = tuple(unit.name for unit in UNITS)
+
 UNIT_INDEX: Final[dict[str, int]] = {unit.name: index for index, unit in enumerate(UNITS)}
 
 
@@ -113,7 +115,7 @@ class Usage(NamedTuple):
 
     def counts(self) -> dict[str, int]:
         """The units that are not zero, by name."""
-        return {unit.name: count for unit, count in zip(UNITS, self, strict=True) if count}
+        return {name: count for name, count in zip(_NAMES, self, strict=True) if count}
 
     @property
     def uncached_input_tokens(self) -> int:

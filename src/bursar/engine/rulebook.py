@@ -29,4 +29,5 @@ class Rulebook:
     require_keys: bool
     body_bytes_max: int
     concurrency_max: int
+    body_timeout_s: int = 60
     machine_priced: frozenset[str] = frozenset()

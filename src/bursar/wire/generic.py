@@ -16,7 +16,17 @@ from msgspec import Struct
 from bursar.core.prices import Reading
 
 from . import anthropic, bedrock, cohere, gemini
-from .dialect import UNREADABLE, Dialect, Meter, RequestFacts, as_bytes, ceil_tokens, mapping, scope_facts, unreadable
+from .dialect import (
+    UNREADABLE,
+    Dialect,
+    Meter,
+    RequestFacts,
+    as_bytes,
+    ceil_tokens,
+    mapping,
+    scope_facts,
+    unreadable,
+)
 from .eventstream import is_event_stream
 from .openai_chat import OpenAIChat
 from .openai_embeddings import OpenAIEmbeddings
@@ -45,6 +55,7 @@ class _Shape(Struct):
     prompt_token_count: Any = None
     stopReason: Any = None  # noqa: N815 - the name on the wire
     contentBlockIndex: Any = None  # noqa: N815 - the name on the wire
+    error: Any = None
     bytes: Any = None
 
 
@@ -61,6 +72,7 @@ _OBJECTS: Final = {
 _MESSAGE_TYPES: Final = frozenset(
     {"message", "message_start", "message_delta", "message_stop", "content_block_start", "content_block_delta", "ping"}
 )
+_COHERE_TYPES: Final = frozenset({"message-start", "message-end", "content-start", "content-delta", "tool-call-start"})
 
 
 def detect(body: bytes) -> str:
@@ -75,12 +87,17 @@ def detect(body: bytes) -> str:
         return "gemini" if b'"usageMetadata"' in body else ""
     if start != b"{":
         return _detect_events(body)
-    shape = _SHAPE.decode(body)
+    return _detect_object(_SHAPE.decode(body))
+
+
+def _detect_object(shape: _Shape) -> str:
     if isinstance(shape.object, str) and shape.object in _OBJECTS:
         return _OBJECTS[shape.object]
     if isinstance(shape.type, str):
         if shape.type in _MESSAGE_TYPES:
             return "anthropic"
+        if shape.type in _COHERE_TYPES:
+            return "cohere"
         if shape.type.startswith("response."):
             return "openai_responses"
     if shape.usageMetadata is not None or bytes(shape.candidates):
@@ -95,7 +112,8 @@ def detect(body: bytes) -> str:
         return "openai_chat"
     if shape.stopReason is not None or shape.contentBlockIndex is not None:
         return "bedrock_converse"
-    return ""
+    # An error states no usage in any dialect; one that reads its text is enough.
+    return "openai_chat" if shape.error else ""
 
 
 def _detect_usage(usage: dict[str, Any]) -> str:

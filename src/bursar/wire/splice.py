@@ -2,7 +2,8 @@
 
 Rule 1: bytes outside the changed values stay what they were: spacing, number formats, escapes, key order.
 Rule 2: a key that is not there is added at the end of the object.
-Rule 3: a body with a repeated key is written anew, compactly, the last value winning, as JSON readers take it.
+Rule 3: an empty object, and one with a repeated key, is written anew, compactly; the last value wins, as JSON readers
+        take it.
 """
 
 from __future__ import annotations
@@ -43,11 +44,8 @@ def splice(body: bytes, changes: Mapping[str, bytes]) -> bytes:
         return _anew(found, changes)
     out.append(body[left:right])
     added = b",".join(msgspec.json.encode(key) + b":" + value for key, value in changes.items() if key not in found)
-    if added and found:
+    if added:
         out.append(b"," + added)
-    elif added:
-        start = body.index(b"{") + 1
-        return body[:start] + added + body[start:]
     out.append(body[right:])
     return b"".join(out)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,16 @@ import msgspec
 
 from bursar.adapters.books_file import BooksFile
 from bursar.adapters.data_dir import DataDir
+from bursar.adapters.http_server import HttpServer
 from bursar.adapters.keys import KeyStore
+from bursar.adapters.prices_file import bundled_book
 from bursar.adapters.verify import verify
 from bursar.compose import now_us, open_books_file, open_ledger
 from bursar.config import ProviderSettings, Server, Settings
+from bursar.core.prices import Reading, charge
 from bursar.core.scopes import Scope
+from bursar.core.usage import Usage
+from bursar.engine.rsgi import HttpProtocol, HttpScope
 from bursar.server import serve
 from bursar.sim import Call, Served, Simulator
 from bursar.sim import serve as simulate
@@ -200,3 +207,91 @@ async def running(path: Path, settings: Settings, sim: Served, other: Served) ->
             finally:
                 await house.end()
             house.prove()
+
+
+# --- what a call must have cost ---------------------------------------------------------------------------------
+
+
+def units(usage: Usage) -> dict[str, int]:
+    """A simulator's bill in the ledger's units: that one request is one request goes without saying."""
+    return {name: count for name, count in usage.counts().items() if name != "requests"}
+
+
+def price_of(provider: str, call: Call) -> int | None:
+    """The charge of what the simulator billed, worked out beside the gateway, in nano-USD."""
+    reading = Reading(usage=call.usage, model=call.model)
+    at = datetime.now(timezone.utc)
+    return charge(reading, bundled_book(), provider=provider, model=call.model, at=at).amount
+
+
+def assert_booked(row: dict[str, Any], call: Call, provider: str) -> None:
+    """The row says what the simulator billed, to the token and to the nano-dollar."""
+    assert call.usage is not None
+    assert (row["status"], row["provider"], row["estimated"]) == ("ok", provider, False)
+    assert row["units"] == units(call.usage)
+    assert row["cost_nanousd"] == price_of(provider, call) != 0
+    assert row["cost_nanousd"] == sum(line["cost_nanousd"] for line in row["lines"])
+
+
+# --- a provider of our own making -------------------------------------------------------------------------------
+
+
+@dataclass
+class Seen:
+    """A request as it came to a provider."""
+
+    method: str
+    path: str
+    query: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    @property
+    def header(self) -> dict[str, str]:
+        return dict(self.headers)
+
+
+@dataclass
+class Script:
+    """A provider that answers as it is told and remembers what it was sent."""
+
+    url: str = ""
+    seen: list[Seen] = field(default_factory=list)
+    status: int = 200
+    headers: list[tuple[str, str]] = field(default_factory=lambda: [("content-type", "application/json")])
+    body: bytes = b"{}"
+
+    async def __call__(self, scope: HttpScope, protocol: HttpProtocol) -> None:
+        body = await protocol() if scope.method not in ("GET", "HEAD") else b""
+        self.seen.append(Seen(scope.method, scope.path, scope.query_string, scope.headers.items(), body))
+        protocol.response_bytes(self.status, self.headers, self.body)
+
+
+@asynccontextmanager
+async def scripted() -> AsyncIterator[Script]:
+    script = Script()
+    server = HttpServer(script, "127.0.0.1", 0)
+    await server.start()
+    script.url = server.url
+    try:
+        yield script
+    finally:
+        await server.stop(0)
+
+
+async def send_raw(port: int, *parts: bytes, within_s: float = 5.0) -> bytes:
+    """Bytes straight to the port, and what comes back until the other side closes or falls silent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = b""
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(within_s):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head)
+            answer = head + await reader.readexactly(int(length[1]) if length else 0)
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return answer

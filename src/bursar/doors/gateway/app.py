@@ -45,6 +45,8 @@ _log = logging.getLogger("bursar.gateway")
 _JSON: Final = [("content-type", "application/json")]
 _MULTIPART_MODEL: Final = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,200})\r\n')
 _REASON_LENGTH_MAX: Final = 400
+_DISCARD_BYTES_MAX: Final = 256 * 1024 * 1024
+_DISCARD_S_MAX: Final = 10
 
 
 class Clock(NamedTuple):
@@ -127,6 +129,8 @@ class Gateway:
                 self._running -= 1
         except _Problem as problem:
             self._refuse(protocol, route.dialect.error_body, problem)
+            if problem.status == 413:
+                await _discard(protocol)
         except BadRequest as error:
             self._refuse(
                 protocol, route.dialect.error_body, _Problem(400, "bad_request", str(error), {"field": error.field})
@@ -140,7 +144,7 @@ class Gateway:
 
     async def _handle(self, request: _Request, protocol: HttpProtocol, route: Route, rulebook: Rulebook) -> None:
         caller = identify(request.headers, request.query, self._keys, require_keys=rulebook.require_keys)
-        body = await _read_body(request, protocol, rulebook.body_bytes_max)
+        body = await _read_body(request, protocol, rulebook.body_bytes_max, rulebook.body_timeout_s)
         free = is_free(request.method, route.path)
         facts = _free_facts(route) if free else _read_facts(request, route, body)
         route, model = model_provider(route, facts.model, rulebook)
@@ -302,16 +306,28 @@ def _watch(protocol: HttpProtocol) -> asyncio.Task[None]:
     return asyncio.create_task(watch())
 
 
-async def _read_body(request: _Request, protocol: HttpProtocol, limit: int) -> bytes:
+async def _read_body(request: _Request, protocol: HttpProtocol, limit: int, timeout_s: float) -> bytes:
     if request.method in ("GET", "HEAD"):
         return b""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _receive(request, protocol, limit)
+    except TimeoutError:
+        message = f"the body did not arrive within server.body_timeout_s={timeout_s}; send it faster or raise the limit"
+        raise _Problem(408, "body_timeout", message, {"limit_s": timeout_s}) from None
+
+
+async def _receive(request: _Request, protocol: HttpProtocol, limit: int) -> bytes:
     stated = request.headers.get("content-length")
-    if stated is not None:
+    if stated is not None and "transfer-encoding" not in request.headers:  # with both, the length says nothing
         if not stated.isdigit():
             raise _Problem(400, "bad_request", f"content-length {stated[:40]!r} is not a number", {})
         if int(stated) > limit:
             raise _too_large(int(stated), limit)
-        return await protocol()
+        body = await protocol()
+        if len(body) != int(stated):
+            raise _Problem(400, "bad_request", f"the body ended after {len(body)} of {int(stated)} bytes", {})
+        return body
     parts: list[bytes] = []
     size = 0
     async for chunk in protocol:
@@ -320,6 +336,19 @@ async def _read_body(request: _Request, protocol: HttpProtocol, limit: int) -> b
             raise _too_large(size, limit)
         parts.append(chunk)
     return b"".join(parts)
+
+
+async def _discard(protocol: HttpProtocol) -> None:
+    """Take in what a refused client still sends, within limits: most clients read no answer before they have sent all."""
+    size = 0
+    try:
+        async with asyncio.timeout(_DISCARD_S_MAX):
+            async for chunk in protocol:
+                size += len(chunk)
+                if size > _DISCARD_BYTES_MAX:
+                    return
+    except (TimeoutError, RuntimeError):
+        return
 
 
 def _too_large(size: int, limit: int) -> _Problem:
