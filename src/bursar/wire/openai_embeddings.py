@@ -1,6 +1,7 @@
 """OpenAI embeddings, and those of everybody who copies them (Voyage states ``total_tokens`` alone).
 
-Rule 1: all tokens are input. A provider that states completion tokens for an embedding is charged as it says.
+Rule 1: all tokens are input: ``prompt_tokens``, or ``total_tokens`` where that stands alone. An embedding writes no
+        token, so whatever else a compatible server fills in is not read.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import msgspec
 from msgspec import Struct
 
 from bursar.core.prices import Reading
+from bursar.core.usage import Usage
 
 from .dialect import (
     UNREADABLE,
     BadRequest,
+    Contradiction,
+    Count,
     Meter,
     RequestFacts,
     as_bytes,
@@ -28,7 +32,7 @@ from .dialect import (
 from .meters import StreamMeter
 from .openai_chat import deployment, openai_error
 from .openai_responses import with_model
-from .openai_usage import INCLUSIVE, ChatUsage, Quirks, chat_usage, reported_cost
+from .openai_usage import INCLUSIVE, Costs, Quirks, reported_cost
 
 __all__ = ["DIALECT", "OpenAIEmbeddings"]
 
@@ -38,10 +42,15 @@ class _Request(Struct):
     user: Any = None
 
 
+class _Usage(Costs, gc=False):
+    prompt_tokens: Count | None = None
+    total_tokens: Count | None = None
+
+
 class _Response(Struct):
     id: str | None = None
     model: str | None = None
-    usage: ChatUsage | None = None
+    usage: _Usage | None = None
     error: Any = None
 
 
@@ -85,7 +94,10 @@ class OpenAIEmbeddings:
             stated = response.usage
             usage = reported = None
             if stated is not None:
-                usage = chat_usage(stated, self.quirks)
+                tokens = stated.total_tokens if stated.prompt_tokens is None else stated.prompt_tokens
+                if tokens is None:
+                    raise Contradiction("usage.prompt_tokens is missing")
+                usage = Usage(tokens)
                 reported = reported_cost(stated, self.quirks.reported)
         except UNREADABLE as error:
             return unreadable(body, error)

@@ -21,7 +21,16 @@ from bursar.core.usage import Usage
 
 from .dialect import Contradiction, Count
 
-__all__ = ["INCLUSIVE", "ChatUsage", "Quirks", "ResponsesUsage", "chat_usage", "reported_cost", "responses_usage"]
+__all__ = [
+    "INCLUSIVE",
+    "ChatUsage",
+    "Costs",
+    "Quirks",
+    "ResponsesUsage",
+    "chat_usage",
+    "reported_cost",
+    "responses_usage",
+]
 
 Reasoning: TypeAlias = Literal["included", "excluded", "in_total", "by_total"]
 Reported: TypeAlias = Literal["none", "cost", "cost_in_usd_ticks", "estimated_cost"]
@@ -79,7 +88,7 @@ class _CostParts(Struct, gc=False):
     total_cost: Decimal | None = None
 
 
-class _Costs(Struct, gc=False):
+class Costs(Struct, gc=False):
     """The fields in which a provider states what it charged."""
 
     cost: Decimal | _CostParts | None = None
@@ -89,7 +98,7 @@ class _Costs(Struct, gc=False):
     estimated_cost: Decimal | None = None
 
 
-class ChatUsage(_Costs, gc=False):
+class ChatUsage(Costs, gc=False):
     """``usage`` of chat completions and embeddings, with the names that OpenAI-compatible providers add."""
 
     prompt_tokens: Count | None = None
@@ -107,7 +116,7 @@ class ChatUsage(_Costs, gc=False):
     num_search_queries: Count | None = None  # Perplexity
 
 
-class ResponsesUsage(_Costs, gc=False):
+class ResponsesUsage(Costs, gc=False):
     """``usage`` of responses, images, transcriptions and the realtime API (whose details are ``token_details``)."""
 
     input_tokens: Count | None = None
@@ -128,11 +137,8 @@ def chat_usage(stated: ChatUsage, quirks: Quirks) -> Usage:
     prompt = stated.prompt_tokens
     completion = stated.completion_tokens
     if prompt is None:
-        # Embeddings of some providers state a total alone, and there is no output it could contain.
-        if stated.total_tokens is None or completion is not None:
-            raise Contradiction("usage.prompt_tokens is missing")
-        prompt, completion = stated.total_tokens, 0
-    elif completion is None:
+        raise Contradiction("usage.prompt_tokens is missing")
+    if completion is None:
         if stated.total_tokens is not None and stated.total_tokens != prompt:
             raise Contradiction("usage.completion_tokens is missing")
         completion = 0
@@ -238,7 +244,7 @@ def responses_usage(stated: ResponsesUsage, *, web_searches: int = 0, file_searc
     )  # fmt: skip
 
 
-def reported_cost(stated: _Costs, field: Reported) -> NanoUSD | None:
+def reported_cost(stated: Costs, field: Reported) -> NanoUSD | None:
     """What the provider says it charged, or None. Raises Contradiction when it is no amount of money."""
     match field:
         case "none":
