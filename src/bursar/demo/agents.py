@@ -90,7 +90,7 @@ async def _ticket(work: Work, number: int, customer: str, question: str) -> None
         "messages": [{"role": "user", "content": question}],
     }
     limited = "429=1" if number == _LIMITED else None
-    await work.call(scope(**known, labels={"step": "classify"}), _MESSAGES, label, fault=limited)
+    await work.call(scope(known, step="classify"), _MESSAGES, label, fault=limited)
     answer = {
         "model": "claude-sonnet-4-5",
         "max_tokens": figures.ANSWER_TOKENS_MAX,
@@ -98,7 +98,7 @@ async def _ticket(work: Work, number: int, customer: str, question: str) -> None
         "system": "Answer the customer in a few friendly sentences.",
         "messages": [{"role": "user", "content": question}],
     }
-    who = scope(**known, labels={"step": "answer"})
+    who = scope(known, step="answer")
     if number == _LEFT:
         await work.client.leave(who, _MESSAGES, answer)
         work.done()
@@ -115,7 +115,10 @@ _CUT_READER: Final = ("battery-recycling", "filings")
 
 def _function(name: str, argument: str) -> dict[str, Any]:
     schema = {"type": "object", "properties": {argument: {"type": "string"}}, "required": [argument]}
-    return {"type": "function", "function": {"name": name, "description": f"{name} by {argument}", "parameters": schema}}
+    return {
+        "type": "function",
+        "function": {"name": name, "description": f"{name} by {argument}", "parameters": schema},
+    }
 
 
 _READER_TOOLS: Final = (_function("search_web", "query"), _function("read_page", "url"))
@@ -136,7 +139,7 @@ async def _study(work: Work, topic: str, rounds: int, opinions: int) -> None:
         "instructions": f"Plan a study of {topic}. Say who should read what.",
         "input": prose(random, figures.CODE_CONTEXT.draw(random)),
     }
-    _, plan_id = await work.call(scope(**known, task=task, labels={"step": "plan"}), _RESPONSES, plan)
+    _, plan_id = await work.call(scope({**known, "task": task}, step="plan"), _RESPONSES, plan)
     async with asyncio.TaskGroup() as group:
         readers = [group.create_task(_reader(work, known, task, topic, kind, rounds)) for kind in _READERS]
     findings = [reader.result() for reader in readers]
@@ -147,13 +150,15 @@ async def _study(work: Work, topic: str, rounds: int, opinions: int) -> None:
         "previous_response_id": plan_id,
         "input": "Write the report from these findings.\n" + "\n".join(findings),
     }
-    await work.call(scope(**known, task=task, labels={"step": "report"}), _RESPONSES, report)
+    await work.call(scope({**known, "task": task}, step="report"), _RESPONSES, report)
     for number in range(opinions):
         body = {
             "model": UNPRICED_MODEL,
-            "messages": [{"role": "user", "content": f"Second opinion {number + 1}: is this sound?\n{findings[number]}"}],
+            "messages": [
+                {"role": "user", "content": f"Second opinion {number + 1}: is this sound?\n{findings[number]}"}
+            ],
         }
-        await work.call(scope(**known, task=task, labels={"step": "second-opinion"}), _CHAT, body)
+        await work.call(scope({**known, "task": task}, step="second-opinion"), _CHAT, body)
 
 
 async def _reader(work: Work, known: Mapping[str, str], parent: str, topic: str, kind: str, rounds: int) -> str:
@@ -165,13 +170,13 @@ async def _reader(work: Work, known: Mapping[str, str], parent: str, topic: str,
         {"role": "system", "content": head},
         {"role": "user", "content": prose(random, figures.CODE_CONTEXT.draw(random))},
     ]
-    who = scope(**known, task=f"{parent}/{kind}", parent_task=parent, labels={"step": "read"})
+    mine = {**known, "task": f"{parent}/{kind}", "parent_task": parent}
     text = ""
     for number in range(rounds):
         tool = _READER_TOOLS[number % len(_READER_TOOLS)]["function"]["name"]
         body = {"model": "gpt-5-mini", "stream": True, "messages": messages, "tools": _READER_TOOLS}
         choice = {"type": "function", "function": {"name": tool}}
-        arguments, _ = await work.call(who, _CHAT, {**body, "tool_choice": choice})
+        arguments, _ = await work.call(scope(mine, step="search"), _CHAT, {**body, "tool_choice": choice})
         function = {"name": tool, "arguments": arguments}
         messages.append(
             {"role": "assistant", "tool_calls": [{"id": f"call_{number}", "type": "function", "function": function}]}
@@ -179,10 +184,10 @@ async def _reader(work: Work, known: Mapping[str, str], parent: str, topic: str,
         page = prose(random, figures.CODE_CONTEXT.draw(random))
         messages.append({"role": "tool", "tool_call_id": f"call_{number}", "content": page})
         cut = "cut=40" if (topic, kind) == _CUT_READER and number == 0 else None
-        text, _ = await work.call(who, _CHAT, body, fault=cut)
+        text, _ = await work.call(scope(mine, step="read"), _CHAT, body, fault=cut)
         messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on with the next source."}]
     embedded = {"model": "text-embedding-3-small", "input": text}
-    await work.call(scope(**known, task=f"{parent}/{kind}", parent_task=parent), "/v1/embeddings", embedded)
+    await work.call(scope(mine, step="embed"), "/v1/embeddings", embedded)
     return text
 
 
@@ -225,8 +230,15 @@ async def _coding(work: Work) -> None:
 
 async def _job(work: Work, job: _Job, preamble: str) -> None:
     random = chance(work.seed, f"coding/{job.task}")
-    known = {"agent": "coding-agent", "team": "platform", "project": "checkout", "user": "henri", "task": job.task}
-    who = scope(**known, session=f"session-{job.task}", labels={"step": "code"})
+    known = {
+        "agent": "coding-agent",
+        "team": "platform",
+        "project": "checkout",
+        "user": "henri",
+        "task": job.task,
+        "session": f"session-{job.task}",
+    }
+    who = scope(known, step="code")
     files = {"type": "text", "text": prose(random, figures.CODING_FILES_TOKENS), "cache_control": _HOUR}
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": [files, {"type": "text", "text": f"Please {job.task.replace('-', ' ')}."}]}
@@ -258,8 +270,7 @@ async def _job(work: Work, job: _Job, preamble: str) -> None:
     if not job.loops:
         asked = {"role": "user", "parts": [{"text": prose(random, figures.CODE_CONTEXT.draw(random))}]}
         path = "/v1beta/models/gemini-2.5-flash:generateContent"
-        who = scope(**known, session=f"session-{job.task}", labels={"step": "summary"})
-        await work.call(who, path, {"contents": [asked]})
+        await work.call(scope(known, step="summary"), path, {"contents": [asked]})
 
 
 def _marked(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

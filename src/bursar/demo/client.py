@@ -21,7 +21,7 @@ from bursar.core.errors import BursarError
 
 __all__ = ["Client", "DemoError", "Said", "scope"]
 
-_TRIES_MAX: Final = 3
+_RETRIES_MAX: Final = 2
 _RETRY_S: Final = 0.5
 _TIMEOUT_S: Final = 60
 _KEY: Final = "demo-key"
@@ -48,10 +48,11 @@ class _Failed:
     wait_s: float
 
 
-def scope(*, labels: Mapping[str, str] | None = None, **columns: str) -> dict[str, str]:
-    """The headers of who a call is for: ``scope(task="t", parent_task="p", labels={"step": "plan"})``."""
-    named = {f"x-bursar-{name.replace('_', '-')}": value for name, value in columns.items() if value}
-    return named | {f"x-bursar-label-{name}": value for name, value in (labels or {}).items()}
+def scope(columns: Mapping[str, str], *, step: str) -> dict[str, str]:
+    """The headers of who a call is for: columns as the ledger names them, and what the call does as the label ``step``."""
+    return {f"x-bursar-{name.replace('_', '-')}": value for name, value in columns.items()} | {
+        "x-bursar-label-step": step
+    }
 
 
 class Client:
@@ -75,18 +76,20 @@ class Client:
         fault: str | None = None,
     ) -> Said:
         """Make a call until it is answered. ``fault`` is what the simulator does to the first try. Raises DemoError."""
-        for _ in range(_TRIES_MAX):
-            said = await self._try(who, path, body, fault)
+        said = await self._try(who, path, body, fault)
+        for _ in range(_RETRIES_MAX):
             if isinstance(said, Said):
                 return said
-            fault = None
             await asyncio.sleep(said.wait_s / self._speed)
-            failure = said.what
-        raise DemoError(f"{path} failed {_TRIES_MAX} times, last with: {failure}")
+            said = await self._try(who, path, body, None)
+        if isinstance(said, Said):
+            return said
+        raise DemoError(f"{path} failed {_RETRIES_MAX + 1} times, last with: {said.what}")
 
     async def leave(self, who: Mapping[str, str], path: str, body: Mapping[str, Any]) -> None:
         """Start a stream and go away before its first word, as people do who close the window."""
-        async with self._request(who, path, body, "slow=600000").build_streamed() as response:
+        request = self._request(who, path, body, "slow=600000").streamed_read_buffer_limit(0)
+        async with request.build_streamed() as response:
             self.calls += 1
             await response.body_reader.read_chunk()
 

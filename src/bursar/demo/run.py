@@ -17,15 +17,18 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
+
+from pyreqwest.exceptions import PyreqwestError
 
 from bursar.adapters.data_dir import DataDir
 from bursar.adapters.verify import verify
 from bursar.compose import open_books_file, open_data, open_ledger, open_prices
 from bursar.config import Settings, load_settings
-from bursar.core.errors import LedgerError
+from bursar.core.errors import BursarError, LedgerError
 from bursar.server import Running, serve
 from bursar.sim import Pace, Served, Simulator
 from bursar.sim import serve as serve_simulator
@@ -87,9 +90,7 @@ async def run(
             settings = load_settings(config)
             _check_empty(data, settings)
             listening: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
-            serving = asyncio.create_task(
-                serve(data, settings, config=config, started=listening.set_result, stop=stop)
-            )
+            serving = asyncio.create_task(serve(data, settings, config=config, started=listening.set_result, stop=stop))
             try:
                 await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
                 if serving.done():
@@ -187,19 +188,18 @@ async def _work(
     try:
         async with asyncio.TaskGroup() as group:
             for agent in AGENTS:
-                done = _named(progress, agent.name)
-                group.create_task(agent.run(Work(client, options.seed, done)))
-    except ExceptionGroup as failed:
-        for error in failed.exceptions:
-            raise error from None
+                group.create_task(agent.run(Work(client, options.seed, partial(progress, agent.name))))
+    except* (BursarError, PyreqwestError) as failed:
+        raise DemoError(f"the agents could not finish: {_first(failed)}") from failed
     finally:
         await client.close()
     await asyncio.to_thread(_wait_booked, data, settings, client.calls)
     return await asyncio.to_thread(_ask, options, served.simulator, data, settings, client.calls)
 
 
-def _named(progress: Callable[[str], None], name: str) -> Callable[[], None]:
-    return lambda: progress(name)
+def _first(failed: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = failed.exceptions[0]
+    return _first(cast("BaseExceptionGroup[BaseException]", first)) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _wait_booked(data: DataDir, settings: Settings, calls: int) -> None:

@@ -9,7 +9,7 @@ Rule 3: no time and no made-up identifier is part of a summary: the same seed gi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from statistics import median_low
@@ -21,13 +21,14 @@ from bursar.core.usage import Usage
 from bursar.engine.ports import Queries
 from bursar.sim import Call
 from bursar.views.feed import FEED_MAX, Step, feed
-from bursar.views.measures import cost_text
+from bursar.views.measures import EMPTY, cost_text
 from bursar.views.spend import Report, spend, unpriced_reasons
 from bursar.views.tasks import TaskRow, tasks
 
 __all__ = ["Caching", "Runaway", "Summary", "Truth", "all_booked", "summarize"]
 
 _RUNAWAY_TIMES: Final = 3
+_TASKS_MAX: Final = 10
 _PROVIDERS: Final = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
 _COUNTS: Final = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
@@ -90,7 +91,7 @@ class Summary:
             "by_agent": self.by_agent.to_json()["rows"],
             "by_model": self.by_model.to_json()["rows"],
             "by_status": self.by_status.to_json()["rows"],
-            "tasks": [_task_json(row) for row in self.tasks],
+            "tasks": [_task_json(row) for row in self.tasks[:_TASKS_MAX]],
             "dearest_step": _step_json(self.dearest_step),
             "runaways": [
                 {
@@ -155,7 +156,7 @@ def summarize(
         by_agent=spend(ledger, by=["agent"]),
         by_model=spend(ledger, by=["model"]),
         by_status=spend(ledger, by=["status"]),
-        tasks=tuple(row for row in every_task if not row.parent),
+        tasks=tuple(sorted((row for row in every_task if not row.parent), key=_dearest_first)),
         dearest_step=max(steps, key=lambda step: (step.cost_nanousd or 0, step.task, step.output_tokens or 0)),
         runaways=_runaways(every_task, steps),
         reasons=unpriced_reasons(ledger),
@@ -163,6 +164,10 @@ def summarize(
         truth=_compare(ledger, served),
         verification=verification,
     )
+
+
+def _dearest_first(row: TaskRow) -> tuple[int, str]:
+    return -(row.all_cost_nanousd or 0), row.task
 
 
 def _runaways(rows: Sequence[TaskRow], steps: Sequence[Step]) -> tuple[Runaway, ...]:
@@ -214,14 +219,12 @@ def _compare(ledger: Queries, served: Sequence[Call]) -> Truth:
         counts["calls"] += 1
         counts.update({name: getattr(call.usage, name) for name in _COUNTS})
     rows = spend(ledger, by=["provider"], where={"status": "ok"}).rows
-    found: dict[str, Mapping[str, int]] = {
-        row.keys[0]: {"calls": row.measures.calls} | {name: getattr(row.measures, name) or 0 for name in _COUNTS}
-        for row in rows
-    }
-    differences = [
-        f"{provider} {name}: served {theirs}, in the ledger {ours}"
-        for provider in sorted(expected.keys() | found.keys())
-        for name in ("calls", *_COUNTS)
-        if (theirs := expected.get(provider, {}).get(name, 0)) != (ours := found.get(provider, {}).get(name, 0))
-    ]
+    found = {row.keys[0]: row.measures for row in rows}
+    differences: list[str] = []
+    for provider in sorted(expected.keys() | found.keys()):
+        for name in ("calls", *_COUNTS):
+            theirs = expected.get(provider, Counter[str]())[name]
+            ours = getattr(found.get(provider, EMPTY), name) or 0
+            if theirs != ours:
+                differences.append(f"{provider} {name}: served {theirs}, in the ledger {ours}")
     return Truth(compared, tuple(differences))

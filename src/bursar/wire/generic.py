@@ -29,7 +29,7 @@ from .dialect import (
 )
 from .eventstream import is_event_stream
 from .openai_chat import OpenAIChat
-from .openai_embeddings import OpenAIEmbeddings
+from .openai_embeddings import OpenAIEmbeddings, WholeMeter
 from .openai_media import AUDIO
 from .openai_responses import OpenAIResponses, with_model
 from .openai_usage import Quirks
@@ -40,7 +40,7 @@ __all__ = ["BY_TOTAL", "DIALECT", "Generic", "detect"]
 BY_TOTAL: Final = Quirks("by_total", "included", "included", "none")
 """What may be assumed of an OpenAI-compatible provider that nobody described."""
 
-_SNIFF_BYTES_MAX: Final = 1024 * 1024
+_SNIFF_BYTES_MAX: Final = 64 * 1024
 
 
 class _Shape(Struct):
@@ -209,20 +209,18 @@ class _GenericMeter:
     def __init__(self, dialects: Mapping[str, Dialect], facts: RequestFacts | None) -> None:
         self._dialects = dialects
         self._facts = facts
-        self._kept: bytes | None = b""
+        self._kept = b""
         self._meter: Meter | None = None
 
     def feed(self, chunk: bytes) -> bytes:
         if self._meter is not None:
             self._meter.feed(chunk)
-        elif self._kept is not None:
+        elif len(self._kept) < _SNIFF_BYTES_MAX:
             self._kept += chunk
             self._meter = self._find(self._kept)
             if self._meter is not None:
                 self._meter.feed(self._kept)
-                self._kept = None
-            elif len(self._kept) > _SNIFF_BYTES_MAX:
-                self._kept = None
+                self._kept = b""
         return chunk
 
     def finish(self) -> bytes:
@@ -236,9 +234,14 @@ class _GenericMeter:
         return Reading(None, "the response is in no known dialect")
 
     def _find(self, kept: bytes) -> Meter | None:
+        start = kept.lstrip()[:1]
+        if start == b"{":
+            return WholeMeter(self._facts, DIALECT.read_response)
+        if start == b"[":
+            return self._dialects["gemini"].meter(self._facts)
         try:
             found = detect(kept)
-        except UNREADABLE:  # an object or an event that has not ended yet
+        except UNREADABLE:  # an event that has not ended yet, or that is no JSON
             return None
         return self._dialects[found].meter(self._facts) if found else None
 

@@ -2,7 +2,7 @@
 
 Rule 1: an event ends at a blank line; lines end in LF, CRLF or CR (WHATWG HTML, 9.2.6).
 Rule 2: only ``data`` matters here; several data lines of one event are joined by LF. Comments and other fields pass.
-Rule 3: an event longer than ``EVENT_BYTES_MAX`` is not kept; the splitter says that it ``lost`` something.
+Rule 3: an event longer than ``EVENT_BYTES_MAX`` is not kept. If it was the one with the usage, the stream is estimated.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ _LINE: Final = re.compile(rb"\r\n|\n|\r")
 class Splitter:
     """Splits a byte stream into raw events, each with the blank line that ends it."""
 
-    __slots__ = ("_rest", "lost")
+    __slots__ = ("_rest",)
 
     def __init__(self) -> None:
         self._rest = b""
-        self.lost = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that this chunk completes."""
@@ -39,7 +38,7 @@ class Splitter:
                 end = match.end()
             rest = buffer[end:]
         if len(rest) > EVENT_BYTES_MAX:
-            rest, self.lost = b"", True
+            rest = b""
         self._rest = rest
         return events
 
@@ -57,7 +56,7 @@ class Splitter:
             rest = buffer[end:]
         if len(rest) > EVENT_BYTES_MAX:  # the client must get it, even if nobody can judge it
             events.append(rest)
-            rest, self.lost = b"", True
+            rest = b""
         self._rest = rest
         return events
 

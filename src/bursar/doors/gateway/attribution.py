@@ -74,19 +74,24 @@ def attribute(headers: Iterable[tuple[str, str]], baggage: str, facts: RequestFa
             column = _HEADERS.get(name)
             if column is not None:
                 columns[column] = _clean(value)
-            elif name.startswith(_LABEL) and len(labels) < LABELS_MAX:
-                labels[name[len(_LABEL) :][:VALUE_LENGTH_MAX]] = _clean(value)
+            elif name.startswith(_LABEL):
+                _label(labels, name[len(_LABEL) :], value)
     if baggage:
         _take_baggage(baggage, columns, labels)
     for column in ("task", "session", "user", "agent", "team", "project"):
         if not columns.get(column) and (value := getattr(facts, column)):
             columns[column] = _clean(value)
     for name, value in facts.labels:
-        if len(labels) < LABELS_MAX:
-            labels.setdefault(name, value)
+        _label(labels, name, value)
     if not columns and not labels:
         return defaults
     return Scope(labels=tuple(sorted(labels.items())), **columns).over(defaults)
+
+
+def _label(labels: dict[str, str], name: str, value: str) -> None:
+    name = _clean(name)
+    if name and len(labels) < LABELS_MAX:
+        labels.setdefault(name, _clean(value))
 
 
 def _take_baggage(baggage: str, columns: dict[str, str], labels: dict[str, str]) -> None:
@@ -94,8 +99,8 @@ def _take_baggage(baggage: str, columns: dict[str, str], labels: dict[str, str])
         column = _BAGGAGE.get(name)
         if column is not None:
             columns.setdefault(column, _clean(value))
-        elif name.startswith(_BAGGAGE_LABEL) and len(labels) < LABELS_MAX:
-            labels.setdefault(name[len(_BAGGAGE_LABEL) :][:VALUE_LENGTH_MAX], _clean(value))
+        elif name.startswith(_BAGGAGE_LABEL):
+            _label(labels, name[len(_BAGGAGE_LABEL) :], value)
 
 
 def read_baggage(header: str) -> list[tuple[str, str]]:

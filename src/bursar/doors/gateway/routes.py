@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from bursar.engine.rulebook import ProviderRule, Rulebook
 from bursar.wire.dialect import BadRequest, Dialect
@@ -47,7 +47,8 @@ class Route:
 
     @property
     def url(self) -> str:
-        return self.rule.provider.url(_encoded(self.path), self.rule.base_url)
+        provider, base_url = self.rule.provider, self.rule.base_url
+        return provider.url(_below(self.path, base_url, provider.base_url), base_url)
 
     @property
     def must_ask_usage(self) -> bool:
@@ -92,7 +93,13 @@ def is_free(method: str, path: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _encoded(path: str) -> str:
+def _below(path: str, *base_urls: str) -> str:
+    """The path below the base URL, percent-encoded: a client may or may not have written the base's own path too."""
+    for base_url in base_urls:
+        own = urlsplit(base_url).path.rstrip("/")
+        if own and path.startswith(f"{own}/"):
+            path = path[len(own) :]
+            break
     return quote(path, safe="/:@!$&'()*+,;=~")
 
 
