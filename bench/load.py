@@ -18,7 +18,9 @@ from pathlib import Path
 
 from bench.measure import BenchError, pin, run
 
-__all__ = ["Connection", "Load", "Request", "hammer", "one_by_one", "tool"]
+__all__ = ["WARM_UP", "Connection", "Load", "Request", "hammer", "one_by_one", "tool"]
+
+WARM_UP = 20  # exchanges with each target before ``one_by_one`` counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def one_by_one(targets: Sequence[tuple[int, Request]], *, count: int, per_s: flo
     connections = [Connection(port, request) for port, request in targets]
     found: list[list[tuple[float, float]]] = [[] for _ in targets]
     try:
-        for _ in range(20):
+        for _ in range(WARM_UP):
             for connection in connections:
                 connection.exchange()
         pause = 1 / per_s / len(targets)

@@ -68,8 +68,6 @@ def charge_response(
         reading = replace(reading, terms=tuple(sorted(terms)))
     dialect = found.dialect(path) if found and path else generic.DIALECT
     name = model or dialect.path_model(path)
-    if reading.model and name and not reading.model.startswith(name):
-        name = ""  # another model answered: the price of the one that was asked for says nothing about it
     # A name that the price book has and the table has not is still a provider: prices of the user's own.
     price_id = found.price_id(path) if found else host
     return charge(reading, prices, provider=price_id, model=name, at=when)

@@ -21,6 +21,7 @@ from bursar.core.errors import ConfigError, LedgerError
 from bursar.core.prices import PriceBook
 from bursar.engine.ports import Queries, SyncBooks
 from bursar.engine.rulebook import ProviderRule, Rulebook
+from bursar.wire.providers import Provider
 
 __all__ = [
     "find_config",
@@ -118,7 +119,7 @@ def make_rulebook(data: DataDir, settings: Settings) -> Rulebook:
     """The rulebook of these settings; provider keys are read from the environment here and nowhere else."""
     from bursar.wire.providers import providers
 
-    rules = {row.id: ProviderRule(row, row.base_url, _key(row.key_env)) for row in providers()}
+    rules = {row.id: _rule(row, row.base_url) for row in providers()}
     for name, own in settings.providers.items():
         rules[name] = _own_provider(name, own, rules)
     machine = {name for name, rule in rules.items() if _priced_by_machine(settings, rule.provider.price_id("/"))}
@@ -145,7 +146,13 @@ def _own_provider(name: str, own: ProviderSettings, rules: dict[str, ProviderRul
     if name not in rules:
         row = replace(row, id=name, prices="", router_prices="", key_env="")
     row = replace(row, key_env=own.key_env or row.key_env, prices=own.prices or row.prices)
-    return ProviderRule(row, (own.base_url or row.base_url).rstrip("/"), _key(row.key_env))
+    return _rule(row, (own.base_url or row.base_url).rstrip("/"))
+
+
+def _rule(row: Provider, base_url: str) -> ProviderRule:
+    from bursar.wire.providers import split_url
+
+    return ProviderRule(row, base_url, _key(row.key_env), row.host_terms(split_url(base_url)[0]))
 
 
 def _key(name: str) -> str | None:

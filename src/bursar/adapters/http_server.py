@@ -16,9 +16,8 @@ import ipaddress
 import socket
 from typing import Any, Final
 
-# Both names are granian's public ones; its stubs only forget to export them again.
-from granian.net import SocketHolder  # pyright: ignore[reportPrivateImportUsage]
-from granian.rsgi import ProtocolClosed  # pyright: ignore[reportPrivateImportUsage]
+from granian.net import SocketHolder  # pyright: ignore[reportPrivateImportUsage] - public, not exported again
+from granian.rsgi import ProtocolClosed  # pyright: ignore[reportPrivateImportUsage] - public, not exported again
 from granian.server.embed import Server as _EmbeddedServer
 
 from bursar.engine.rsgi import App, HttpProtocol, HttpScope

@@ -15,7 +15,7 @@ from bursar.core.money import Rate
 from bursar.core.prices import BASIS, Charge, Line
 from bursar.core.usage import UNIT_INDEX, UNITS
 
-__all__ = ["Row", "decode_opening", "encode_attempt", "encode_opening", "row_of"]
+__all__ = ["Row", "RowLine", "decode_opening", "encode_attempt", "encode_opening", "row_of"]
 
 
 class RowLine(msgspec.Struct, frozen=True, gc=False):

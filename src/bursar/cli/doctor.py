@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bursar.adapters.data_dir import DataDir
     from bursar.config import Settings
 
-__all__ = ["doctor"]
+__all__ = ["Finding", "doctor"]
 
 _DISK_BYTES_MIN = 500_000_000
 _PRICES_AGE_DAYS_MAX = 60

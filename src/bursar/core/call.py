@@ -30,6 +30,7 @@ __all__ = [
     "Reply",
     "Settled",
     "State",
+    "observed",
 ]
 
 

@@ -29,8 +29,8 @@ def nano_usd(amount: Decimal) -> NanoUSD:
 
 
 def usd(amount: NanoUSD | int) -> Decimal:
-    """The exact USD decimal of a nano-USD amount."""
-    return _CONTEXT.scaleb(Decimal(int(amount)), -9)
+    """The exact USD decimal of a nano-USD amount, without trailing zeros."""
+    return Decimal(decimal_text(amount))
 
 
 def decimal_text(amount: NanoUSD | int) -> str:

@@ -471,7 +471,11 @@ def unpriced(reading: Reading, reason: str, *, provider: str, model: str, price_
 
 
 def charge(reading: Reading, book: PriceBook, *, provider: str, model: str, at: datetime) -> Charge:
-    """Price a reading. ``model`` is used when the response names none. ``at`` must have a time zone."""
+    """Price a reading. ``at`` must have a time zone.
+
+    ``model`` is the one that was asked for: it counts when the response names none, or only adds to its name
+    (``gpt-5`` answered by ``gpt-5-2025-08-07``). What another model than the asked one costs, the asked one does not say.
+    """
     if reading.parts:
         return _joined(reading, book, provider=provider, model=model, at=at)
     name = reading.model or model
@@ -482,7 +486,7 @@ def charge(reading: Reading, book: PriceBook, *, provider: str, model: str, at: 
         reason = reading.reason or "the response states no usage"
         return unpriced(reading, reason, provider=provider, model=name, price_book=book.version)
     card = book.card(provider, name, at, reading.terms) if name else None
-    if card is None and model and model != name:
+    if card is None and model and model != name and name.startswith(model):
         card = book.card(provider, model, at, reading.terms)
     if card is None:
         known = provider in book.providers()

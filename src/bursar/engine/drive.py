@@ -26,16 +26,16 @@ async def drive(state: State, books: Books, upstream: Upstream, price: Price) ->
             case NeedsHold():
                 try:
                     state = state.next(await books.hold(state))
-                except asyncio.CancelledError:  # the books may hold it all the same: nothing left, so give it back
-                    await asyncio.shield(asyncio.ensure_future(books.settle(NeedsSettlement(state.opening, None))))
+                except asyncio.CancelledError:
+                    # The hold may be committed already. Nothing has left: it is given back.
+                    await _settle(NeedsSettlement(state.opening, None), books)
                     raise
             case NeedsProvider():
                 try:
                     reply = await upstream.send(state)
                 except asyncio.CancelledError:
                     reply = upstream.interrupted()
-                    settlement = state.next(reply, price(state.opening, reply))
-                    await asyncio.shield(asyncio.ensure_future(books.settle(settlement)))
+                    await _settle(state.next(reply, price(state.opening, reply)), books)
                     raise
                 state = state.next(reply, price(state.opening, reply))
             case NeedsSettlement():
@@ -45,3 +45,8 @@ async def drive(state: State, books: Books, upstream: Upstream, price: Price) ->
                 return state
             case _:
                 assert_never(state)
+
+
+async def _settle(settlement: NeedsSettlement, books: Books) -> None:
+    """Settle although this task is being cancelled."""
+    await asyncio.shield(asyncio.ensure_future(books.settle(settlement)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bursar.core.prices import PriceBook
+from bursar.core.prices import PriceBook, Terms
 from bursar.wire.providers import Provider
 
 __all__ = ["ProviderRule", "Rulebook"]
@@ -13,11 +13,13 @@ __all__ = ["ProviderRule", "Rulebook"]
 
 @dataclass(frozen=True, slots=True)
 class ProviderRule:
-    """One provider as this installation uses it: where it is, and our own key for it (never in a repr)."""
+    """One provider as this installation uses it: where it is, our own key for it (never in a repr), and the terms that
+    calling that host agrees to."""
 
     provider: Provider
     base_url: str
     key: str | None = field(default=None, repr=False)
+    terms: Terms = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ from .meters import StreamMeter
 from .openai_embeddings import WholeMeter
 from .openai_responses import with_model
 
-__all__ = ["COUNT_TOKENS", "DIALECT", "AnthropicMessages", "CountTokens", "user_scope"]
+__all__ = ["COUNT_TOKENS", "DIALECT", "AnthropicMessages", "CountTokens", "MessagesMeter", "convert", "user_scope"]
 
 _CLAUDE_CODE: Final = re.compile(r"user_(?P<device>[0-9a-f]*)_account_(?P<account>[^_]*)_session_(?P<session>[^_]+)")
 _PATH_MODEL: Final = re.compile(r"/models/([^/:?]+)")
@@ -169,7 +169,7 @@ class AnthropicMessages:
             **_scope(request.metadata),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:  # noqa: ARG002 - always stated
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
         return with_model(body, model)
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
@@ -194,7 +194,7 @@ class AnthropicMessages:
             parts=parts,
         )
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
         return MessagesMeter(self.read_response, facts)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
@@ -220,10 +220,10 @@ class CountTokens(AnthropicMessages):
             return Reading(None, "the response states no count", error=error_text(counted.error))
         return Reading(NO_USAGE)
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
         return WholeMeter(facts, self.read_response)
 
-    def error_event(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:  # noqa: ARG002
+    def error_event(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         return b""
 
 

@@ -44,7 +44,17 @@ from .eventstream import Frame, Frames, encode_frame
 from .meters import StreamMeter
 from .openai_chat import DIALECT as _CHAT
 
-__all__ = ["CONVERSE", "INVOKE", "Converse", "Invoke", "with_headers"]
+__all__ = [
+    "CONVERSE",
+    "INVOKE",
+    "Converse",
+    "ConverseMeter",
+    "Invoke",
+    "InvokeMeter",
+    "convert",
+    "path_model",
+    "with_headers",
+]
 
 _PATH_MODEL: Final = re.compile(r"/model/([^/?]+)/")
 _ERROR_KINDS: Final = {
@@ -177,7 +187,7 @@ class Converse:
             **scope_facts(None, request.request_metadata),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:  # noqa: ARG002 - in the path
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
         return body
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
@@ -198,7 +208,7 @@ class Converse:
             tools=tuple(name for name in calls if name),
         )
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
         return ConverseMeter(facts, self.read_response)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
@@ -312,7 +322,7 @@ class Invoke(Converse):
             return replace(_CHAT.read_response(raw), model="")
         return super().read_response(raw)
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
         return InvokeMeter(facts, self.read_response)
 
 

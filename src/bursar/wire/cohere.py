@@ -33,7 +33,7 @@ from .dialect import (
 from .meters import StreamMeter
 from .openai_responses import with_model
 
-__all__ = ["DIALECT", "Cohere"]
+__all__ = ["DIALECT", "Cohere", "convert"]
 
 
 class _Request(Struct):
@@ -92,7 +92,7 @@ class Cohere:
 
     id = "cohere"
 
-    def path_model(self, path: str) -> str:  # noqa: ARG002 - the body names the model
+    def path_model(self, path: str) -> str:
         return ""
 
     def read_request(self, path: str, body: bytes) -> RequestFacts:
@@ -111,7 +111,7 @@ class Cohere:
             input_tokens_estimate=ceil_tokens(len(body)),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:  # noqa: ARG002 - always stated
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
         return with_model(body, model)
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
@@ -132,13 +132,13 @@ class Cohere:
             tools=() if failed else _called(response.message),
         )
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
         return _CohereMeter(facts, self.read_response)
 
-    def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:  # noqa: ARG002
+    def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         return msgspec.json.encode({"message": message, "code": code, "bursar": bursar})
 
-    def error_event(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:  # noqa: ARG002
+    def error_event(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         delta = {"finish_reason": "ERROR", "error": message, "code": code, "bursar": bursar}
         event = {"type": "message-end", "delta": delta}
         return b"event: message-end\ndata: " + msgspec.json.encode(event) + b"\n\n"

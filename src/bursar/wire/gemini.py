@@ -40,7 +40,7 @@ from .dialect import (
 from .meters import StreamMeter
 from .sse import EVENT_BYTES_MAX
 
-__all__ = ["DIALECT", "Gemini"]
+__all__ = ["DIALECT", "Gemini", "convert"]
 
 _PATH_MODEL: Final = re.compile(r"/(?:models|tunedModels)/([^/:?]+)|/(endpoints/[^/:?]+)")
 _PROMPT_BILLED: Final = re.compile(r"gemini-(?:1|2)[.-]")
@@ -170,7 +170,7 @@ class Gemini:
             **scope_facts(None, request.labels),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:  # noqa: ARG002 - in the path
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
         return body
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
@@ -199,7 +199,7 @@ class Gemini:
             tools,
         )
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
         return _GeminiMeter(facts, self.read_response)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:

@@ -168,7 +168,7 @@ class Generic:
             **scope_facts(request.user, request.metadata),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:  # noqa: ARG002 - not ours to add
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
         return with_model(body, model)
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
@@ -181,7 +181,7 @@ class Generic:
             return Reading(None, "the response is in no known dialect")
         return self._dialects[found].read_response(raw)
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
         return _GenericMeter(self._dialects, facts)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:

@@ -34,7 +34,7 @@ from .openai_chat import deployment, openai_error
 from .openai_responses import with_model
 from .openai_usage import INCLUSIVE, Costs, Quirks, reported_cost
 
-__all__ = ["DIALECT", "OpenAIEmbeddings"]
+__all__ = ["DIALECT", "OpenAIEmbeddings", "WholeMeter"]
 
 
 class _Request(Struct):
@@ -85,7 +85,7 @@ class OpenAIEmbeddings:
             **scope_facts(request.user, None),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:  # noqa: ARG002 - always stated
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
         return with_model(body, model)
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
@@ -113,13 +113,13 @@ class OpenAIEmbeddings:
             error_text(response.error),
         )
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
         return WholeMeter(facts, self.read_response)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         return openai_error(status, code, message, bursar)
 
-    def error_event(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:  # noqa: ARG002
+    def error_event(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         return b""
 
 
@@ -128,7 +128,7 @@ class WholeMeter(StreamMeter):
 
     __slots__ = ()
 
-    def event(self, data: bytes) -> bool:  # noqa: ARG002 - such an API has no events
+    def event(self, data: bytes) -> bool:
         return False
 
     def usage(self) -> None:

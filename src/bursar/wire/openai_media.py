@@ -90,7 +90,7 @@ class OpenAIMedia:
             **scope_facts(request.user, None),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:  # noqa: ARG002 - always stated
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
         return with_model(body, model) if body.lstrip()[:1] == b"{" else body
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
@@ -113,7 +113,7 @@ class OpenAIMedia:
             return usage._replace(output_image_tokens=usage.output_tokens)
         return usage
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
         return _MediaMeter(self, facts)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:

@@ -40,7 +40,7 @@ from .openai_chat import openai_error, openai_error_event
 from .openai_usage import INCLUSIVE, Quirks, ResponsesUsage, reported_cost, responses_usage
 from .splice import splice
 
-__all__ = ["DIALECT", "OpenAIResponses"]
+__all__ = ["DIALECT", "OpenAIResponses", "read_whole", "with_model"]
 
 _IMAGE_MODEL: Final = "gpt-image-1"
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.done"})
@@ -128,10 +128,10 @@ class OpenAIResponses:
     def __init__(self, quirks: Quirks) -> None:
         self.quirks = quirks
 
-    def path_model(self, path: str) -> str:  # noqa: ARG002 - the body names the model
+    def path_model(self, path: str) -> str:
         return ""
 
-    def read_request(self, path: str, body: bytes) -> RequestFacts:  # noqa: ARG002 - the body says all
+    def read_request(self, path: str, body: bytes) -> RequestFacts:
         try:
             request = _REQUEST.decode(body)
         except UNREADABLE as error:
@@ -148,7 +148,7 @@ class OpenAIResponses:
             **scope_facts(request.user or request.safety_identifier, request.metadata),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:  # noqa: ARG002 - always stated
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
         return with_model(body, model)
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
@@ -162,7 +162,7 @@ class OpenAIResponses:
         except UNREADABLE as error:
             return unreadable(body, error)
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:  # noqa: ARG002 - nothing hidden
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
         return _ResponsesMeter(self, facts)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:

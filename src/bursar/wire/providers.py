@@ -33,6 +33,7 @@ from .openai_usage import Quirks
 __all__ = ["Auth", "Provider", "dialect_by_id", "parse_providers", "provider", "providers", "split_url"]
 
 Auth: TypeAlias = Literal["bearer", "x-api-key", "x-goog-api-key", "api-key"]
+StreamUsage: TypeAlias = Literal["always", "on_request"]
 
 _FILE: Final = Path(__file__).with_name("providers.toml")
 _VERSION: Final = re.compile(r"^/v\d+(?:(?:alpha|beta)\d*)?(?=/)")
@@ -70,6 +71,7 @@ class Provider:
     region_host: str
     key_env: str
     auth: Auth
+    stream_usage: StreamUsage
     quirks: Quirks
     paths: tuple[tuple[str, str], ...]
     dialects: Mapping[str, Dialect]
@@ -122,6 +124,7 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     prices: str
     key_env: str
     auth: Auth
+    stream_usage: StreamUsage
     dialects: list[str]
     usage: Quirks
     router_prices: str = ""
@@ -173,6 +176,7 @@ def _provider(row: _Row, paths: tuple[tuple[str, str], ...]) -> Provider:
         region_host=row.region_host,
         key_env=row.key_env,
         auth=row.auth,
+        stream_usage=row.stream_usage,
         quirks=row.usage,
         paths=paths,
         dialects={**_SHARED, **{each.id: each for each in own}},

@@ -152,6 +152,8 @@ class Gateway:
         if model != facts.model or ask_usage:
             body = route.dialect.prepare(body, model=model if model != facts.model else None, ask_usage=ask_usage)
             facts = replace(facts, model=model)
+        if route.rule.terms:
+            facts = replace(facts, terms=tuple(sorted({**dict(facts.terms), **dict(route.rule.terms)}.items())))
         outgoing = HttpRequest(
             request.method,
             _with_query(route.url, caller.query),

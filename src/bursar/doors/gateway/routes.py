@@ -33,9 +33,6 @@ _FREE: Final = re.compile(
 )
 
 
-_STATES_USAGE_UNASKED: Final = frozenset({"mistral", "cohere", "perplexity"})
-
-
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a request goes. ``path`` is the provider's, beginning with a slash; ``named`` is whether it was asked for by name."""
@@ -53,7 +50,7 @@ class Route:
     @property
     def must_ask_usage(self) -> bool:
         """Whether a stream of this call states its usage only if it is asked to."""
-        return self.dialect.id == "openai_chat" and self.rule.provider.id not in _STATES_USAGE_UNASKED
+        return self.dialect.id == "openai_chat" and self.rule.provider.stream_usage == "on_request"
 
 
 def resolve(path: str, headers: Mapping[str, str], rulebook: Rulebook) -> Route:
