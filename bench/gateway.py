@@ -36,7 +36,7 @@ from bench.measure import (
 from bench.report import Figure, Report, not_measured
 from bench.upstream import PAUSE_MS, Upstream, start_upstream
 
-__all__ = ["Side", "chat_request", "measure", "start_bursar"]
+__all__ = ["CONNECTIONS", "Side", "chat_request", "measure", "start_bursar", "wait_for_answer"]
 
 CONNECTIONS = 64
 _ANSWER_WITHIN_S = 30
@@ -89,7 +89,7 @@ def measure(*, quick: bool) -> Report:
         with Processes() as processes, tempfile.TemporaryDirectory(prefix="bursar-bench-") as name:
             directory = Path(name)
             upstream = start_upstream(processes, directory, others)
-            _wait(upstream.port, chat_request(_OWN_KEY), None)
+            wait_for_answer(upstream.port, chat_request(_OWN_KEY), None)
             sides = _start_sides(processes, directory, upstream, mine, starts=1 if quick else 3)
             _load(sides, upstream, directory, others, quick=quick)
             latency = one_by_one([(s.port, chat_request(s.key)) for s in sides], count=100 if quick else 400, per_s=50)
@@ -102,7 +102,11 @@ def measure(*, quick: bool) -> Report:
     finally:
         pin(mine | others if mine and others else None)
     where = "the process under test has one core, load and upstream the other" if split else "nothing is pinned here"
-    notes = [f"load: {tool()}, {CONNECTIONS} connections; upstream: {upstream.name}; {where}", *proofs, *_disturbed(sides)]
+    notes = [
+        f"load: {tool()}, {CONNECTIONS} connections; upstream: {upstream.name}; {where}",
+        *proofs,
+        *_disturbed(sides),
+    ]
     return Report("gateway", tuple(_figures(sides, latency, paced)), tuple(notes))
 
 
@@ -121,7 +125,7 @@ def _start_sides(
             else:
                 data = directory / f"data-{name.rpartition(' ')[2]}-{len(begun)}"
                 side = start_bursar(processes, name, data, upstream, mine, own_key=name.endswith("own key"))
-            begun.append(_wait(side.port, chat_request(side.key), side.process))
+            begun.append(wait_for_answer(side.port, chat_request(side.key), side.process))
             if len(begun) == starts:
                 break
             processes.stop(side.process)
@@ -149,8 +153,7 @@ def start_bursar(
     data.mkdir(parents=True)
     config = data.with_suffix(".yaml")
     config.write_text(
-        "providers:\n  openai:\n"
-        f"    base_url: http://127.0.0.1:{upstream.port}/v1\n    key_env: BURSAR_BENCH_KEY\n",
+        f"providers:\n  openai:\n    base_url: http://127.0.0.1:{upstream.port}/v1\n    key_env: BURSAR_BENCH_KEY\n",
         encoding="utf-8",
     )
     key = _OWN_KEY
@@ -167,11 +170,13 @@ def start_bursar(
     return Side(name, port, key, process, data)
 
 
-def _wait(port: int, request: Request, process: subprocess.Popen[bytes] | None) -> float:
+def wait_for_answer(
+    port: int, request: Request, process: subprocess.Popen[bytes] | None, *, within_s: float = _ANSWER_WITHIN_S
+) -> float:
     """Milliseconds until the first answer. Raises BenchError when there is none."""
     begin = time.perf_counter()
     why: object = "nothing listens"
-    while time.perf_counter() - begin < _ANSWER_WITHIN_S:
+    while time.perf_counter() - begin < within_s:
         if process is not None and process.poll() is not None:
             raise BenchError(f"{process.args!r} ended with exit code {process.returncode}")
         try:
@@ -185,17 +190,17 @@ def _wait(port: int, request: Request, process: subprocess.Popen[bytes] | None) 
             time.sleep(0.005)
         else:
             return (time.perf_counter() - begin) * 1000
-    raise BenchError(f"no answer on port {port} within {_ANSWER_WITHIN_S} s: {why}")
+    raise BenchError(f"no answer on port {port} within {within_s:g} s: {why}")
 
 
 # --- the load ---------------------------------------------------------------------------------------------------
 
 
 def _load(sides: list[Side], upstream: Upstream, directory: Path, on: set[int] | None, *, quick: bool) -> None:
-    rounds, length_s = (1, 2.0) if quick else (3, 4.0)
-    for kind, length in (("", 1.0), ("stream", 1.0)):
+    rounds, length_s = (1, 2) if quick else (3, 4)
+    for kind in ("", "stream"):
         for side in sides:
-            _one(side, kind, upstream, directory, on, length)
+            _one(side, kind, upstream, directory, on, 1)
     for side in sides:
         side.chat.clear()
         side.streams.clear()
@@ -213,7 +218,7 @@ def _load(sides: list[Side], upstream: Upstream, directory: Path, on: set[int] |
         side.memory_mib = memory_mib(side.process.pid)
 
 
-def _one(side: Side, kind: str, upstream: Upstream, directory: Path, on: set[int] | None, length_s: float) -> None:
+def _one(side: Side, kind: str, upstream: Upstream, directory: Path, on: set[int] | None, length_s: int) -> None:
     before = upstream.served() if upstream.counts else 0
     cpu_before = cpu_s(side.process.pid)
     request = chat_request(side.key, kind)
@@ -308,9 +313,14 @@ def _figures(
         start = median(side.starts_ms)
         figures.append(
             Figure(
-                f"{side.name}: start to first answer", start, "ms", bare.name, median(bare.starts_ms), "< 1000 ms",
+                f"{side.name}: start to first answer",
+                start,
+                "ms",
+                bare.name,
+                median(bare.starts_ms),
+                "< 1000 ms",
                 start < 1_000,
-            )  # fmt: skip
+            )
         )
         name = f"{side.name}: memory after the load"
         if side.memory_mib is None:

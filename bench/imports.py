@@ -22,7 +22,12 @@ from bench.samples import dumps
 __all__ = ["measure"]
 
 _BATCH = 1_000
-_MODELS = (("openai", "gpt-5-mini"), ("openai", "gpt-4o"), ("anthropic", "claude-sonnet-4-5"), ("google", "gemini-2.5-flash"))
+_MODELS = (
+    ("openai", "gpt-5-mini"),
+    ("openai", "gpt-4o"),
+    ("anthropic", "claude-sonnet-4-5"),
+    ("google", "gemini-2.5-flash"),
+)
 _BEGIN = datetime(2026, 2, 1, tzinfo=timezone.utc)
 
 
@@ -39,7 +44,9 @@ def measure(*, quick: bool) -> Report:
         found = _write_transcripts(transcripts, 20 if quick else 100, 200)
         files = sorted(transcripts.rglob("*.jsonl"))
         figures.append(
-            _imported("bursar import claude-code", ["claude-code", transcripts], directory / "data-claude", found, files)
+            _imported(
+                "bursar import claude-code", ["claude-code", transcripts], directory / "data-claude", found, files
+            )
         )
     return Report("imports", tuple(figures), (f"{calls:,} rows; {found:,} calls in {len(files)} transcripts",))
 
@@ -110,12 +117,20 @@ def _write_transcripts(directory: Path, sessions: int, calls: int) -> int:
     text = "The function returns early when the list is empty, so the total is never reset. " * 4
     for number in range(sessions):
         session = f"00000000-0000-4000-8000-{number:012d}"
-        common = {"sessionId": session, "cwd": "/home/ana/shop", "gitBranch": "main", "version": "2.0.1", "isSidechain": False}
+        common = {
+            "sessionId": session,
+            "cwd": "/home/ana/shop",
+            "gitBranch": "main",
+            "version": "2.0.1",
+            "isSidechain": False,
+        }
         with (project / f"{session}.jsonl").open("wb") as file:
             for turn in range(calls):
                 at = (_BEGIN + timedelta(hours=number, seconds=turn * 12)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
                 asked = {"role": "user", "content": text}
-                file.write(dumps({**common, "type": "user", "uuid": f"u{turn}", "timestamp": at, "message": asked}) + b"\n")
+                file.write(
+                    dumps({**common, "type": "user", "uuid": f"u{turn}", "timestamp": at, "message": asked}) + b"\n"
+                )
                 usage = {
                     "input_tokens": draw.randrange(1, 50),
                     "cache_creation_input_tokens": 800,
@@ -157,7 +172,10 @@ def _bare(database: Path, files: list[Path]) -> None:
             for line in file:
                 row = json.loads(line)
                 # A transcript has two rows of each answer, and rows that are no answer.
-                if row.get("type", "assistant") == "assistant" and row.get("message", {}).get("stop_reason", "") is not None:
+                if (
+                    row.get("type", "assistant") == "assistant"
+                    and row.get("message", {}).get("stop_reason", "") is not None
+                ):
                     batch.append((row.get("at") or row["timestamp"], line))
                 if len(batch) == _BATCH:
                     _insert(db, batch)

@@ -44,7 +44,9 @@ def measure(*, quick: bool) -> Report:
         directory = Path(name)
         books = asyncio.run(_books(directory, calls))
     figures = (*books, *_prices(50 if quick else 300), *_import(5 if quick else 15))
-    return Report("inprocess", figures, ("hold and settle are two durable transactions of one call (SQLite, WAL, NORMAL)",))
+    return Report(
+        "inprocess", figures, ("hold and settle are two durable transactions of one call (SQLite, WAL, NORMAL)",)
+    )
 
 
 # --- the books --------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def tool() -> str:
 
 
 def hammer(
-    port: int, request: Request, directory: Path, *, connections: int, seconds: float, on: set[int] | None
+    port: int, request: Request, directory: Path, *, connections: int, seconds: int, on: set[int] | None
 ) -> Load:
     """Closed loop: every connection sends its next request when the last is answered."""
     if not shutil.which("wrk"):
@@ -64,7 +64,7 @@ def hammer(
     headers = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in request.headers.items())
     body = request.body.decode().replace("]]", "] ]")
     script.write_text(f'wrk.method = "POST"\n{headers}\nwrk.body = [[{body}]]\n', encoding="utf-8")
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", script]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script]
     out = run([*command, f"http://127.0.0.1:{port}{request.path}"], preexec_fn=lambda: pin(on))
     done = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", out)
     if done is None:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 __all__ = [
     "BURSAR",
@@ -104,7 +104,7 @@ class Processes:
     def __init__(self) -> None:
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def __enter__(self) -> Processes:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,7 +158,9 @@ def run(command: Sequence[str | Path], **more: Any) -> str:
         [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False, **more
     )
     if done.returncode:
-        raise BenchError(f"{' '.join(map(str, command))}: exit {done.returncode}: {(done.stderr or done.stdout)[-800:]}")
+        raise BenchError(
+            f"{' '.join(map(str, command))}: exit {done.returncode}: {(done.stderr or done.stdout)[-800:]}"
+        )
     return done.stdout
 
 

@@ -76,7 +76,12 @@ CHAT = dumps(
 
 def stream_events() -> Iterator[bytes]:
     """33 server-sent events: role, 29 pieces of text, finish, usage, end."""
-    common = {"id": f"chatcmpl-{RESPONSE_ID}", "object": "chat.completion.chunk", "created": _CREATED, "model": "gpt-4o-mini-2024-07-18"}
+    common = {
+        "id": f"chatcmpl-{RESPONSE_ID}",
+        "object": "chat.completion.chunk",
+        "created": _CREATED,
+        "model": "gpt-4o-mini-2024-07-18",
+    }
     deltas: list[tuple[dict[str, str], str | None]] = [({"role": "assistant", "content": ""}, None)]
     deltas += [({"content": f" word{number}"}, None) for number in range(29)]
     deltas += [({}, "stop")]

@@ -8,6 +8,7 @@ Rule 3: a worker that fails says so once, tries again, and takes nothing else do
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import signal
@@ -45,6 +46,7 @@ _COMPACT_EVERY_S: Final = 3_600.0
 _RELOAD_EVERY_S: Final = 1.0
 _FAILED_WAIT_S: Final = 5.0
 _LEDGER_WAIT_S: Final = 5.0
+_GC_THRESHOLD: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class _Server:
         http = HttpServer(app, server.host, server.port)
         await http.start()
         self._install_signals(stop)
+        _settle_memory()
         workers = [asyncio.create_task(self._worker(*worker)) for worker in self._workers()]
         try:
             told = started(Running(http.url, expired, self._config))
@@ -229,6 +232,13 @@ class _Server:
         self._metrics.running.set(self._gateway.running)
         self._metrics.books_pending.set(self._books.pending)
         return self._metrics.text()
+
+
+def _settle_memory() -> None:
+    """Leave what lives as long as the process out of garbage collections: they took a sixth of the time of a call."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD, 20, 50)
 
 
 def _is_loopback(host: str) -> bool:

@@ -22,6 +22,7 @@ base_url = "https://x.test/v1"
 prices = ""
 key_env = "X_KEY"
 auth = "bearer"
+stream_usage = "on_request"
 dialects = ["openai"]
 usage = { reasoning = "included", cached = "included", citations = "included", reported = "none" }
 """

@@ -25,6 +25,7 @@ from bursar.core.ledger import Attempt, Opening, accounts
 from bursar.core.money import NanoUSD
 from bursar.engine.ports import Entry
 
+from .books_batch import EntryRow, NotFreshError, enter_all, hold_all, none_ended, release_all
 from .rows import decode_opening, encode_attempt, encode_opening
 
 __all__ = ["Balance", "BooksFile", "Operation", "attempt_digest"]
@@ -92,7 +93,10 @@ class BooksFile:
 
         Raises BooksBusyError or BooksFailedError, and then nothing has changed.
         """
-        return self._transaction(lambda: [self._do(operation) for operation in operations])
+        try:
+            return self._transaction(lambda: self._apply_fresh(operations))
+        except NotFreshError:
+            return self._transaction(lambda: [self._do(operation) for operation in operations])
 
     def observe(self, attempts: Iterable[Attempt], *, batch: int = 1000) -> int:
         """Book attempts that already happened, in transactions of ``batch``. Returns how many were new."""
@@ -130,6 +134,42 @@ class BooksFile:
             raise BooksFailedError(_explain(error)) from error
         return result
 
+    def _apply_fresh(self, operations: Sequence[Operation]) -> list[Held | NotHeld | None]:
+        """The same for operations that are all new, in a handful of statements. Raises NotFreshError."""
+        holds = [operation.opening for operation in operations if isinstance(operation, NeedsHold)]
+        endings = [operation for operation in operations if isinstance(operation, NeedsSettlement)]
+        outcomes: list[Held | NotHeld | None] = [
+            Held(operation.opening.estimate.amount) if isinstance(operation, NeedsHold) else None
+            for operation in operations
+        ]
+        if holds:
+            self._hold_fresh(holds)
+        if endings:
+            released = release_all(self._db, [ending.opening.attempt_id for ending in endings])
+            rows: list[EntryRow] = []
+            for ending in endings:
+                kind = "settle" if ending.attempt else "void"
+                row = self._ending_row(ending.opening, ending.attempt, kind, released[ending.opening.attempt_id])
+                self._post(accounts(ending.opening.scope), row)
+                rows.append(row)
+            enter_all(self._db, rows)
+        return outcomes
+
+    def _hold_fresh(self, openings: Sequence[Opening]) -> None:
+        if not none_ended(self._db, [opening.attempt_id for opening in openings]):
+            raise NotFreshError
+        now = self._clock_us()
+        entries: list[EntryRow] = []
+        holds: list[tuple[str, int, int, str]] = []
+        for opening in openings:
+            held = opening.estimate.amount or 0
+            row = self._hold_row(opening, now)
+            entries.append(row)
+            holds.append((opening.attempt_id, held, now + self._hold_ttl_us, row[7]))
+            self._post(accounts(opening.scope), row)
+        enter_all(self._db, entries)
+        hold_all(self._db, holds)
+
     def _do(self, operation: Operation) -> Held | NotHeld | None:
         match operation:
             case NeedsHold(opening):
@@ -140,19 +180,20 @@ class BooksFile:
 
     def _hold(self, opening: Opening) -> Held | NotHeld:
         amount = opening.estimate.amount
-        held = amount or 0
-        names = accounts(opening.scope)
-        text = _names_text(names)
-        now = self._clock_us()
-        entered = self._enter(opening.attempt_id, _HOLD, "hold", now, held, 0, 0, text, encode_opening(opening))
-        if not entered:
+        row = self._hold_row(opening, self._clock_us())
+        if not self._enter(row, accounts(opening.scope)):
             ended = self._ended(opening.attempt_id)
             return NotHeld(f"attempt {opening.attempt_id} has already ended") if ended else Held(amount)
+        expires_us = row[3] + self._hold_ttl_us
         self._db.execute(
-            "INSERT INTO open_hold VALUES (?, ?, ?, ?)", (opening.attempt_id, held, now + self._hold_ttl_us, text)
+            "INSERT INTO open_hold VALUES (?, ?, ?, ?)", (opening.attempt_id, amount or 0, expires_us, row[7])
         )
-        self._post(names, held, 0, 0)
         return Held(amount)
+
+    def _hold_row(self, opening: Opening, now_us: int) -> EntryRow:
+        text = _names_text(accounts(opening.scope))
+        held = opening.estimate.amount or 0
+        return (opening.attempt_id, _HOLD, "hold", now_us, held, 0, 0, text, encode_opening(opening), None)
 
     def _ended(self, attempt_id: str) -> bool:
         found = self._db.execute("SELECT 1 FROM entry WHERE attempt_id = ? AND stage = ?", (attempt_id, _ENDING))
@@ -180,18 +221,15 @@ class BooksFile:
         return int(self._end(opening, "settle", 0, attempt))
 
     def _end(self, opening: Opening, kind: str, held: int, attempt: Attempt | None) -> bool:
+        return self._enter(self._ending_row(opening, attempt, kind, held), accounts(opening.scope))
+
+    def _ending_row(self, opening: Opening, attempt: Attempt | None, kind: str, held: int) -> EntryRow:
         amount = attempt.charge.amount if attempt else NanoUSD(0)
         spent, unpriced = (0, 1) if amount is None else (amount, 0)
-        names = accounts(opening.scope)
+        text = _names_text(accounts(opening.scope))
         payload = encode_attempt(attempt) if attempt else None
         key = _response_key(attempt) if attempt else None
-        now = self._clock_us()
-        if not self._enter(
-            opening.attempt_id, _ENDING, kind, now, -held, spent, unpriced, _names_text(names), payload, key
-        ):
-            return False
-        self._post(names, -held, spent, unpriced)
-        return True
+        return (opening.attempt_id, _ENDING, kind, self._clock_us(), -held, spent, unpriced, text, payload, key)
 
     def _correct(self, attempt: Attempt) -> None:
         """A settlement after the hold expired: book the difference to the estimate that the expiry charged, once."""
@@ -217,40 +255,31 @@ class BooksFile:
         )
         names = accounts(opening.scope)
         text = _names_text(names)
-        if self._enter(
-            opening.attempt_id, _CORRECTION, "adjust", self._clock_us(), 0, spent, unpriced, text, encode_attempt(late)
-        ):
-            self._post(names, 0, spent, unpriced)
+        payload = encode_attempt(late)
+        now = self._clock_us()
+        self._enter((opening.attempt_id, _CORRECTION, "adjust", now, 0, spent, unpriced, text, payload, None), names)
 
     def _release(self, attempt_id: str) -> tuple[int] | None:
         return self._db.execute(
             "DELETE FROM open_hold WHERE attempt_id = ? RETURNING amount_nanousd", (attempt_id,)
         ).fetchone()
 
-    def _enter(
-        self,
-        attempt_id: str,
-        stage: int,
-        kind: str,
-        at_us: int,
-        held: int,
-        spent: int,
-        unpriced: int,
-        names: str,
-        payload: bytes | None,
-        response_key: str | None = None,
-    ) -> bool:
+    def _enter(self, row: EntryRow, names: Iterable[str]) -> bool:
         # A hold is entered unless the attempt has been held or has ended, an ending unless it has ended.
         cursor = self._db.execute(
             "INSERT INTO entry (attempt_id, stage, kind, at_us, held_nanousd, spent_nanousd, unpriced, accounts, payload,"
             " response_key) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10"
             " WHERE ?2 <> 0 OR NOT EXISTS (SELECT 1 FROM entry WHERE attempt_id = ?1 AND stage = 1)"
             " ON CONFLICT (attempt_id, stage) DO NOTHING",
-            (attempt_id, stage, kind, at_us, held, spent, unpriced, names, payload, response_key),
+            row,
         )
-        return cursor.rowcount == 1
+        if cursor.rowcount != 1:
+            return False
+        self._post(names, row)
+        return True
 
-    def _post(self, names: Iterable[str], held: int, spent: int, unpriced: int) -> None:
+    def _post(self, names: Iterable[str], row: EntryRow) -> None:
+        held, spent, unpriced = row[4], row[5], row[6]
         for name in names:
             delta = self._deltas.get(name)
             if delta is None:

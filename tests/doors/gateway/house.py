@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -129,11 +129,9 @@ class House:
 
     async def row(self, task: str, *, within_s: float = 5.0) -> dict[str, Any]:
         """The one row of a task, waited for."""
-        async with asyncio.timeout(within_s):
-            while not (rows := self.rows(task)):
-                await asyncio.sleep(0.01)
-        assert len(rows) == 1
-        return rows[0]
+        await until(lambda: self.rows(task) != [], within_s)
+        (row,) = self.rows(task)
+        return row
 
     async def ask(self, ask: Ask, *, content: bytes | None = None, **headers: str) -> httpx2.Response:
         """Send it through the gateway; ``x_sim_fault="429"`` and the like are headers."""
@@ -186,7 +184,9 @@ async def gateway(
     async with simulate(sim or Simulator(seed=7)) as first, simulate(Simulator(seed=8)) as other:
         chosen = settings or with_sims(first, other, **server)
         if settings is not None:
-            chosen = msgspec.structs.replace(settings, providers=with_sims(first, other).providers | settings.providers)
+            providers = with_sims(first, other).providers | settings.providers
+            free_port = msgspec.structs.replace(settings.server, port=0)
+            chosen = msgspec.structs.replace(settings, server=free_port, providers=providers)
         async with running(path, chosen, first, other) as house:
             yield house
 
@@ -277,6 +277,13 @@ async def scripted() -> AsyncIterator[Script]:
         yield script
     finally:
         await server.stop(0)
+
+
+async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+    """Returns when the condition holds; raises TimeoutError when it does not in time."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
 
 
 async def send_raw(port: int, *parts: bytes, within_s: float = 5.0) -> bytes:

@@ -50,7 +50,10 @@ async def test_baggage_names_the_same_columns(house: House) -> None:
 @pytest.mark.parametrize(
     ("header", "ids"),
     [
-        ("00-" + "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")),
+        (
+            "00-" + "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"),
+        ),
         ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00F067AA0BA902B7-01", ("", "")),
         ("nonsense", ("", "")),
         ("x" * 10_000, ("", "")),
@@ -64,7 +67,15 @@ async def test_traceparent(house: House, header: str, ids: tuple[str, str]) -> N
 
 async def test_openai_user_and_metadata(house: House) -> None:
     """The body's ``user`` and ``metadata``: known keys are columns, the others labels."""
-    metadata = {"task_id": "t9", "session_id": "s9", "agent": "coder", "team": "core", "project": "p", "color": "red", "n": 5}
+    metadata = {
+        "task_id": "t9",
+        "session_id": "s9",
+        "agent": "coder",
+        "team": "core",
+        "project": "p",
+        "color": "red",
+        "n": 5,
+    }
     row = await last(house, CHAT_ASK, {**CHAT, "user": "ann", "metadata": metadata})
     said = {column: row[column] for column in ("user", "task", "session", "agent", "team", "project")}
     assert said == {"user": "ann", "task": "t9", "session": "s9", "agent": "coder", "team": "core", "project": "p"}
@@ -108,7 +119,13 @@ async def test_nearer_wins(house: House, monkeypatch: pytest.MonkeyPatch) -> Non
         x_bursar_label_a="header",
     )
     said = {column: row[column] for column in ("task", "agent", "session", "user", "team")}
-    assert said == {"task": "of header", "agent": "of baggage", "session": "of body", "user": "of body", "team": "of key"}
+    assert said == {
+        "task": "of header",
+        "agent": "of baggage",
+        "session": "of body",
+        "user": "of body",
+        "team": "of key",
+    }
     assert row["labels"] == {"a": "header", "b": "baggage", "c": "body", "d": "key"}
 
 
@@ -118,7 +135,12 @@ async def test_a_pinned_column_cannot_be_changed(house: House, monkeypatch: pyte
     key = make_key(house.path, name, Scope(team="search", user="bot"), pinned=("team",))
     monkeypatch.setattr("bursar.doors.gateway.auth._provider_key", lambda rule: [("authorization", "Bearer sk-real")])
     row = await last(
-        house, CHAT_ASK, authorization=f"Bearer {key}", x_bursar_team="other", x_bursar_user="ann", baggage="bursar.team=third"
+        house,
+        CHAT_ASK,
+        authorization=f"Bearer {key}",
+        x_bursar_team="other",
+        x_bursar_user="ann",
+        baggage="bursar.team=third",
     )
     assert (row["team"], row["user"], row["key"]) == ("search", "ann", name)
 

@@ -115,10 +115,8 @@ async def test_streams_flow_while_they_are_made(tmp_path_factory: pytest.TempPat
     async with gateway(tmp_path_factory.mktemp("flow"), sim=slow) as house:
         for ask in STREAMS[:3]:
             began = time.perf_counter()
-            at: list[float] = []
             async with house.client.stream("POST", ask.target, headers=ask.headers, content=ask.content) as answer:
-                async for _ in answer.aiter_raw():
-                    at.append(time.perf_counter() - began)
+                at = [time.perf_counter() - began async for _ in answer.aiter_raw()]
             assert at[0] < at[-1] / 3, str(ask)
             assert len(at) > 10
 
@@ -153,7 +151,9 @@ async def test_the_provider_gets_the_bytes_the_client_sent(plain: House, script:
 
 async def test_stream_options_of_the_client_stay(plain: House, script: Script) -> None:
     """Where the client has stream options of its own, ``include_usage`` joins them and nothing else changes."""
-    await plain.ask(CHAT_STREAM, content=b'{"model":"m","stream":true,"stream_options":{"x":1, "include_usage": false},"a":1}')
+    await plain.ask(
+        CHAT_STREAM, content=b'{"model":"m","stream":true,"stream_options":{"x":1, "include_usage": false},"a":1}'
+    )
     assert script.seen[0].body == b'{"model":"m","stream":true,"stream_options":{"x":1, "include_usage": true},"a":1}'
 
 
@@ -161,7 +161,12 @@ async def test_headers_go_on_but_for_ours_and_the_connections(plain: House, scri
     """The provider sees the client's headers, and nothing of Bursar's, of tracing baggage, or of this connection."""
     ask = WHOLE[2]
     await plain.ask(
-        ask, x_bursar_task="t", x_bursar_label_a="b", baggage="user.id=ann", anthropic_beta="one,two", accept_encoding="gzip"
+        ask,
+        x_bursar_task="t",
+        x_bursar_label_a="b",
+        baggage="user.id=ann",
+        anthropic_beta="one,two",
+        accept_encoding="gzip",
     )
     header = script.seen[0].header
     assert header["anthropic-beta"] == "one,two"
@@ -173,7 +178,9 @@ async def test_headers_go_on_but_for_ours_and_the_connections(plain: House, scri
 
 async def test_paths_and_queries_stay_what_they_were(plain: House, script: Script) -> None:
     """Percent-encoded characters that mean something in a URL are encoded again; queries pass untouched."""
-    await plain.client.get("/v1/models/a%3Fb%23c%25d%20e?after=x%2Fy&limit=2", headers={"authorization": f"Bearer {KEY}"})
+    await plain.client.get(
+        "/v1/models/a%3Fb%23c%25d%20e?after=x%2Fy&limit=2", headers={"authorization": f"Bearer {KEY}"}
+    )
     assert (script.seen[0].path, script.seen[0].query) == ("/v1/models/a?b#c%d e", "after=x%2Fy&limit=2")
 
 
@@ -189,9 +196,7 @@ async def test_paths_and_queries_stay_what_they_were(plain: House, script: Scrip
         ("/v1/chat/completions", "groq/llama-3.1-8b-instant", {}),
     ],
 )
-async def test_every_way_to_name_a_provider(
-    house: House, path: str, model: str, headers: dict[str, str]
-) -> None:
+async def test_every_way_to_name_a_provider(house: House, path: str, model: str, headers: dict[str, str]) -> None:
     """A path prefix, a header, or the model's own name: the call goes to that provider and is priced as its own."""
     task, served = task_name(), len(house.calls)
     answer = await house.client.post(
@@ -215,7 +220,11 @@ async def test_a_model_name_with_a_slash_is_only_split_at_a_provider(plain: Hous
         Ask("own", "/own/v1/chat/completions", WHOLE[0].headers, CHAT),
         content=json.dumps({**CHAT, "model": "mistral/small"}).encode(),
     )
-    assert [json.loads(seen.body)["model"] for seen in script.seen] == ["meta-llama/Llama-3", "org/small", "mistral/small"]
+    assert [json.loads(seen.body)["model"] for seen in script.seen] == [
+        "meta-llama/Llama-3",
+        "org/small",
+        "mistral/small",
+    ]
     assert [seen.path for seen in script.seen][1:] == ["/v1/chat/completions", "/deep/base/chat/completions"]
     assert [row["provider"] for row in plain.rows()[-3:]] == ["openai", "mistral", "own"]
 

@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 from google import genai
 from google.genai import types
-from house import DIALECTS, FLASH, GPT, HAIKU, KEY, STREAMS, WHOLE, Ask, House, assert_booked, gateway, task_name
+from house import DIALECTS, FLASH, GPT, HAIKU, KEY, STREAMS, WHOLE, Ask, House, assert_booked, gateway, task_name, until
 
 from bursar.config import ProviderSettings, Server, Settings
 from bursar.sim import Pace, Simulator
@@ -37,12 +37,6 @@ async def slow(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]
     simulator = Simulator(seed=7, pace=SLOW)
     async with gateway(tmp_path_factory.mktemp("slow"), settings=settings, sim=simulator) as house:
         yield house
-
-
-async def until(condition: Callable[[], bool], within_s: float = 3.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 # --- the provider refuses ---------------------------------------------------------------------------------------
@@ -141,11 +135,10 @@ async def test_a_cut_stream_raises_in_the_openai_sdk(house: House) -> None:
         stream = await client.chat.completions.create(
             model=GPT, messages=QUESTION, stream=True, extra_headers={"x-sim-fault": "cut=5", "x-bursar-task": task}
         )
-        seen = 0
+        seen: list[Any] = []
         with pytest.raises(openai.APIError) as caught:
-            async for _ in stream:
-                seen += 1
-    assert seen == 5
+            seen.extend([chunk async for chunk in _each(stream, seen)])
+    assert len(seen) == 5
     assert caught.value.body["bursar"]["code"] == "upstream_cut"  # type: ignore[index,call-overload]
     await assert_cut(house, task, output_tokens=4)
 
@@ -252,7 +245,9 @@ async def test_a_provider_is_stopped_at_its_first_byte_when_nobody_listens(
         await reader.readuntil(b"\r\n\r\n")
         began.set()
         await asyncio.sleep(0.15)
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 100000\r\n\r\ndata: {}\n\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 100000\r\n\r\ndata: {}\n\n"
+        )
         await writer.drain()
         with contextlib.suppress(ConnectionError):
             while await reader.read(1000):
@@ -277,7 +272,9 @@ async def test_a_provider_is_stopped_at_its_first_byte_when_nobody_listens(
 async def test_a_client_that_leaves_a_stream_pays_for_what_was_streamed(slow: House, ask: Ask) -> None:
     """Mid-stream: the provider is stopped within moments; input and seen output are charged, marked estimated."""
     task = task_name()
-    async with slow.client.stream("POST", ask.target, headers={**ask.headers, "x-bursar-task": task}, content=ask.content) as answer:
+    async with slow.client.stream(
+        "POST", ask.target, headers={**ask.headers, "x-bursar-task": task}, content=ask.content
+    ) as answer:
         index = int(answer.headers["x-sim-call"])
         chunks = answer.aiter_raw()
         text = b""
@@ -339,7 +336,9 @@ async def test_a_client_that_leaves_before_the_hold_holds_nothing(house: House) 
         other.execute("ROLLBACK")
         await until(lambda: other.execute("SELECT count(*) FROM open_hold").fetchone() == (0,))
         await until(
-            lambda: other.execute("SELECT kind FROM entry ORDER BY rowid DESC LIMIT 2").fetchall() == [("void",), ("hold",)]
+            lambda: (
+                other.execute("SELECT kind FROM entry ORDER BY rowid DESC LIMIT 2").fetchall() == [("void",), ("hold",)]
+            )
         )
     assert len(house.calls) == served
     assert house.rows(task) == []

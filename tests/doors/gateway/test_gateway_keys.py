@@ -200,6 +200,8 @@ async def test_no_secret_is_written_anywhere(
         content = file.read_bytes()
         assert not [secret for secret in secrets if secret in content], file.name
     ours = "".join(record.getMessage() for record in caplog.records if not record.name.startswith("http"))
-    assert not [secret for secret in secrets if secret in (ours + said).encode()], "the client library logs its URL itself"
+    assert not [secret for secret in secrets if secret in (ours + said).encode()], (
+        "the client library logs its URL itself"
+    )
     assert GPT not in said
     assert HAIKU not in said

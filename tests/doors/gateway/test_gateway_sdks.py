@@ -187,7 +187,8 @@ async def test_gemini_async(house: House) -> None:
     client = gemini_client(house, task)
     whole = await client.aio.models.generate_content(model=FLASH, contents="Weather?", config=config)
     chunks = [
-        c async for c in await client.aio.models.generate_content_stream(model=FLASH, contents="Weather?", config=config)
+        c
+        async for c in await client.aio.models.generate_content_stream(model=FLASH, contents="Weather?", config=config)
     ]
     embedded = await client.aio.models.embed_content(model="gemini-embedding-001", contents=["one", "two"])
     await client.aio.aclose()
