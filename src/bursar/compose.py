@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bursar.adapters.books_file import BooksFile
 from bursar.adapters.data_dir import DataDir, default_data_dir
@@ -20,8 +20,10 @@ from bursar.config import CONFIG_NAME, ProviderSettings, Settings, load_settings
 from bursar.core.errors import ConfigError, LedgerError
 from bursar.core.prices import PriceBook
 from bursar.engine.ports import Queries, SyncBooks
-from bursar.engine.rulebook import ProviderRule, Rulebook
-from bursar.wire.providers import Provider
+
+if TYPE_CHECKING:  # a command that only asks the ledger does not need to know the providers
+    from bursar.engine.rulebook import ProviderRule, Rulebook
+    from bursar.wire.providers import Provider
 
 __all__ = [
     "find_config",
@@ -117,6 +119,7 @@ def open_ledger(data: DataDir, books: BooksFile, *, wait_s: float = 10.0, thread
 
 def make_rulebook(data: DataDir, settings: Settings) -> Rulebook:
     """The rulebook of these settings; provider keys are read from the environment here and nowhere else."""
+    from bursar.engine.rulebook import Rulebook
     from bursar.wire.providers import providers
 
     rules = {row.id: _rule(row, row.base_url) for row in providers()}
@@ -150,6 +153,7 @@ def _own_provider(name: str, own: ProviderSettings, rules: dict[str, ProviderRul
 
 
 def _rule(row: Provider, base_url: str) -> ProviderRule:
+    from bursar.engine.rulebook import ProviderRule
     from bursar.wire.providers import split_url
 
     return ProviderRule(row, base_url, _key(row.key_env), row.host_terms(split_url(base_url)[0]))

@@ -46,6 +46,7 @@ _COMPACT_EVERY_S: Final = 3_600.0
 _RELOAD_EVERY_S: Final = 1.0
 _FAILED_WAIT_S: Final = 5.0
 _LEDGER_WAIT_S: Final = 5.0
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _GC_THRESHOLD: Final = 20_000
 
 
@@ -144,6 +145,7 @@ class _Server:
                 await told
             await stop.wait()
         finally:
+            gc.unfreeze()  # or the libraries' own leak checks complain at exit
             self._gateway.draining = True
             await http.stop(server.drain_s)
             for worker in workers:
@@ -155,12 +157,19 @@ class _Server:
             await self._ledger.close()
             await client.close()
             file.close()
+            self._remove_signals()
 
     def _install_signals(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _STOP_SIGNALS:
             with suppress(RuntimeError, ValueError):  # not in the main thread: whoever runs us there sets the event
                 loop.add_signal_handler(number, stop.set)
+
+    def _remove_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in _STOP_SIGNALS:
+            with suppress(RuntimeError, ValueError):
+                loop.remove_signal_handler(number)
 
     # --- workers ----------------------------------------------------------------------------------------------
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bursar.core.call import Held, NeedsHold, NeedsProvider, NeedsSettlement, NotHeld, Reply
 from bursar.core.ledger import Attempt
 from bursar.core.scopes import Scope
-from bursar.wire.dialect import Dialect, RequestFacts
+
+if TYPE_CHECKING:  # stores do not need the wire
+    from bursar.wire.dialect import Dialect, RequestFacts
 
 __all__ = [
     "Books",
