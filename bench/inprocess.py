@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import samples
-from bench.measure import PYTHON, median, percentile, run, seconds
+from bench.measure import PYTHON, median, run, seconds, steady
 from bench.report import Figure, Report, not_measured
 from bursar.adapters.books_async import AsyncBooks
 from bursar.adapters.books_file import BooksFile
@@ -138,7 +138,7 @@ async def _books(directory: Path, calls: int) -> list[Figure]:
     file.close()
     bare.close()
     what = "bare sqlite3"
-    p50, p99 = ({name: percentile(each, percent) for name, each in taken.items()} for percent in (50, 99))
+    p50, p99 = ({name: steady(each, percent, window=500) for name, each in taken.items()} for percent in (50, 99))
     met = p50["sync"] <= 100
     return [
         Figure("hold + settle, BooksFile, p50", p50["sync"], "us", what, p50["bare"], "<= 100 us", met),

@@ -39,6 +39,7 @@ __all__ = [
     "pin",
     "run",
     "seconds",
+    "steady",
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +62,11 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest value that ``percent`` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def steady(values: Sequence[float], percent: float, *, window: int) -> float:
+    """The percentile of each window, and of these the median: a burst of other work is not taken for ours."""
+    return median(percentile(values[start : start + window], percent) for start in range(0, len(values), window))
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -115,7 +121,7 @@ class Processes:
 
     def start(
         self,
-        command: Sequence[str | Path],
+        command: Sequence[str | int | Path],
         *,
         log: Path,
         on: set[int] | None = None,
@@ -152,7 +158,7 @@ class Processes:
         self._running.remove(process)
 
 
-def run(command: Sequence[str | Path], **more: Any) -> str:
+def run(command: Sequence[str | int | Path], **more: Any) -> str:
     """The output of a command. Raises BenchError with its last words when it fails."""
     done = subprocess.run(
         [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False, **more

@@ -12,9 +12,19 @@ from importlib.metadata import PathDistribution
 from pathlib import Path
 from subprocess import SubprocessError
 
-from bench.gateway import CONNECTIONS, Side, chat_request, start_bursar, wait_for_answer
-from bench.load import hammer, tool
-from bench.measure import PYTHON, ROOT, BenchError, Processes, cores, cpu_s, free_port, idle, memory_mib, pin, run
+from bench.gateway import (
+    CONNECTIONS,
+    Side,
+    chat_request,
+    cpu_us,
+    disturbed,
+    per_s,
+    run_once,
+    start_bursar,
+    wait_for_answer,
+)
+from bench.load import tool
+from bench.measure import PYTHON, ROOT, BenchError, Processes, cores, free_port, memory_mib, pin, run
 from bench.report import Figure, Report, not_measured
 from bench.samples import MODEL
 from bench.upstream import Upstream, start_upstream
@@ -28,31 +38,53 @@ _START_S_MAX = 120
 
 
 def measure(*, quick: bool) -> Report:
-    length_s = 3 if quick else 6
     version, why = _install("litellm", "litellm[proxy]")
+    name = f"{_LITELLM} {version}".strip()
     mine, others = cores() or (None, None)
     pin(others)
-    notes = [f"load: {tool()}, {CONNECTIONS} connections", "other gateways: not measured here"]
     try:
-        with Processes() as processes, tempfile.TemporaryDirectory(prefix="bursar-bench-") as name:
-            directory = Path(name)
+        with Processes() as processes, tempfile.TemporaryDirectory(prefix="bursar-bench-") as temporary:
+            directory = Path(temporary)
             upstream = start_upstream(processes, directory, others)
-            side = start_bursar(processes, "Bursar, all on", directory / "data", upstream, mine, own_key=False)
-            wait_for_answer(side.port, chat_request(side.key), side.process)
-            figures = _load("Bursar, all on", side, directory, others, length_s, None)
-            if why:
-                figures.append(not_measured(_LITELLM, why))
-                return Report("peers", tuple(figures), tuple(notes))
-            processes.stop(side.process)
+            us = start_bursar(processes, "Bursar, all on", directory / "data", upstream, mine, own_key=False)
+            wait_for_answer(us.port, chat_request(us.key), us.process)
+            sides = [us]
             try:
-                peer = _start_litellm(processes, directory, upstream, mine)
-                wait_for_answer(peer.port, chat_request(peer.key), peer.process, within_s=_START_S_MAX)
-                figures += _load(f"{_LITELLM} {version}", peer, directory, others, length_s, figures)
+                if not why:
+                    peer = _start_litellm(processes, name, directory, upstream, mine)
+                    wait_for_answer(peer.port, chat_request(peer.key), peer.process, within_s=_START_S_MAX)
+                    sides.append(peer)
             except BenchError as error:
-                figures.append(not_measured(_LITELLM, str(error)))
+                why = str(error)
+            for length_s in (2, 3) if quick else (2, 5, 5, 5):
+                for side in sides:
+                    if length_s > 2 and side.loads == 1:
+                        side.chat.clear()  # the first was to warm up
+                    run_once(side, "", upstream, directory, others, length_s, may_fail=True)
+            for side in sides:
+                side.memory_mib = memory_mib(side.process.pid)
     finally:
         pin(mine | others if mine and others else None)
-    return Report("peers", tuple(figures), tuple(notes))
+    figures = _figures(*sides) if len(sides) == 2 else [not_measured(name, why)]
+    notes = (
+        f"load: {tool()}, {CONNECTIONS} connections; both processes share one core and take turns",
+        "other gateways are not measured here",
+        *disturbed(sides),
+    )
+    return Report("peers", tuple(figures), notes)
+
+
+def _figures(us: Side, peer: Side) -> list[Figure]:
+    rate, its = per_s(us.chat), per_s(peer.chat)
+    failed = sum(one.load.errors for one in peer.chat)
+    note = f"{failed} of its requests failed" if failed else ""
+    figures = [Figure("Bursar, all on: requests/s", rate, "/s", peer.name, its, ">= 60 x", rate >= 60 * its, note)]
+    for what, unit, mine, theirs in (
+        ("CPU for a request", "us", cpu_us(us.chat), cpu_us(peer.chat)),
+        ("memory after the load", "MiB", us.memory_mib, peer.memory_mib),
+    ):
+        figures.append(Figure(f"Bursar, all on: {what}", mine, unit, peer.name, theirs))
+    return figures
 
 
 def _install(name: str, requirement: str) -> tuple[str, str]:
@@ -79,7 +111,7 @@ def _version(home: Path, name: str) -> str:
     return next((PathDistribution(path).version for path in home.glob(f"lib/*/site-packages/{name}-*.dist-info")), "")
 
 
-def _start_litellm(processes: Processes, directory: Path, upstream: Upstream, mine: set[int] | None) -> Side:
+def _start_litellm(processes: Processes, name: str, directory: Path, upstream: Upstream, mine: set[int] | None) -> Side:
     key = "sk-bench-master-key"
     config = directory / "litellm.yaml"
     config.write_text(
@@ -105,30 +137,4 @@ litellm_settings:
         env={"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True",
              "LITELLM_TELEMETRY": "False", "PATH": f"{_PEERS / 'litellm' / 'bin'}{os.pathsep}{os.environ['PATH']}"},
     )  # fmt: skip
-    return Side(_LITELLM, port, key, process)
-
-
-def _load(
-    name: str, side: Side, directory: Path, on: set[int] | None, length_s: int, ours: list[Figure] | None
-) -> list[Figure]:
-    request = chat_request(side.key)
-    hammer(side.port, request, directory, connections=CONNECTIONS, seconds=2, on=on)
-    idle(side.process.pid)
-    before = cpu_s(side.process.pid)
-    load = hammer(side.port, request, directory, connections=CONNECTIONS, seconds=length_s, on=on)
-    idle(side.process.pid)
-    after = cpu_s(side.process.pid)
-    if not load.requests:
-        raise BenchError(f"{name}: no request was answered, {load.errors} failed")
-    cpu = None if before is None or after is None else (after - before) / load.requests * 1e6
-    found = [(f"{name}: requests/s", load.per_s, "/s"), (f"{name}: CPU for a request", cpu, "us"),
-             (f"{name}: memory after the load", memory_mib(side.process.pid), "MiB")]  # fmt: skip
-    if ours is None:
-        return [Figure(*each) for each in found]
-    failed = f"{load.errors} requests failed" if load.errors else ""
-    figures = [Figure(*each, "Bursar, all on", us.value, note=failed) for each, us in zip(found, ours, strict=True)]
-    us = ours[0].value or 0.0
-    goal = Figure(
-        "Bursar, all on: requests/s beside LiteLLM", us, "/s", _LITELLM, load.per_s, ">= 60 x", us >= 60 * load.per_s
-    )
-    return [*figures, goal]
+    return Side(name, port, key, process)

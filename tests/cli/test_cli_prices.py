@@ -162,7 +162,7 @@ def test_a_new_price_applies_from_today_and_old_calls_keep_theirs(
         ("o3", "2", "2.2", now.date().isoformat())
     ]
     assert [cost(data, "openai", "o3", at) for at in past] == before
-    assert str(cost(data, "openai", "o3", now)) == "2.200000000"
+    assert str(cost(data, "openai", "o3", now)) == "2.2"
     book = load_book(data)
     assert book.version == done["version"]
     files = {path.name: path.read_bytes() for path in data.iterdir()}
@@ -339,7 +339,7 @@ def test_refresh_over_http_in_the_published_format(data: Path, server: str) -> N
     ]
     assert "openai/gpt-4.1/web_searches" in done["kept"]
     assert run(data, "refresh", "--from", f"{server}/data.json").exit_code == 0
-    assert str(cost(data, "openai", "gpt-4.1", datetime.now(timezone.utc))) == "2.200000000"
+    assert str(cost(data, "openai", "gpt-4.1", datetime.now(timezone.utc))) == "2.2"
     assert cost(data, "openai", "o3", datetime.now(timezone.utc)) == 2
 
 

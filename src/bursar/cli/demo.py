@@ -78,8 +78,8 @@ def demo(
             return
         console = output.new_console()
         _print_summary(console, now.summary)
-        _print_next(console, now, once=once, kept=data is not None)
-        if not once and not no_browser and _has_display():
+        _print_next(console, now, kept=data is not None)
+        if now.url is not None and not no_browser and _has_display():
             await asyncio.to_thread(webbrowser.open, now.url)
 
     with _progress({agent.name: agent.calls for agent in AGENTS}) as (advance, stop_progress):
@@ -254,22 +254,25 @@ def _print_proof(console: Console, summary: Summary) -> None:
         )
 
 
-def _print_next(console: Console, now: Finished, *, once: bool, kept: bool) -> None:
+def _print_next(console: Console, now: Finished, *, kept: bool) -> None:
     console.print()
     console.print("What next", style="bold")
-    data = f"--data {now.data}"
-    lines = [f"bursar spend --by task {data}", f"bursar task {now.summary.tasks[0].task} {data}"]
-    if once and not kept:
-        lines = ["bursar demo                    the same with the console, until Ctrl-C"]
-    elif once:
-        lines.append(f"bursar up {data}")
+    if now.url is not None:
+        _print_lines(console, [f"  Console: {now.url}/"])
+    if now.url is not None or kept:
+        task = clean(now.summary.tasks[0].task)
+        lines = [f"spend --by task --data {now.data}", f"task {task} --data {now.data}"]
+        _print_lines(console, [f"  bursar {line}" for line in lines])
+    if now.url is None:
+        again = (
+            [f"bursar up --data {now.data}"] if kept else ["bursar demo     the same with the console, until Ctrl-C"]
+        )
+        _print_lines(console, [f"  {line}" for line in again])
     else:
-        lines.insert(0, f"Console: {now.url}/")
-    _print_lines(console, [f"  {line}" for line in lines])
-    console.print("Your own agents, with your own key:")
-    client = ["bursar up", "export OPENAI_BASE_URL=http://localhost:4000/v1"]
-    _print_lines(console, [f"  {line}" for line in [*client, "export ANTHROPIC_BASE_URL=http://localhost:4000"]])
-    if not once:
+        console.print("Point a client here; any key will do, the answers are simulated:")
+        _print_lines(console, [f"  export OPENAI_BASE_URL={now.url}/v1", f"  export ANTHROPIC_BASE_URL={now.url}"])
+    console.print("Real answers with your own keys: `bursar up`, and the same two lines with its address.")
+    if now.url is not None:
         console.print("Ctrl-C stops the demo" + ("." if kept else " and removes its data."), style="dim")
 
 

@@ -4,6 +4,7 @@ Rule 1: nothing but loopback is called. The server's configuration is the demo's
         user and no later change of it can send a call to a real provider.
 Rule 2: what the demo makes is in one temporary directory, removed however the run ends. ``data`` alone is kept.
 Rule 3: SIGINT and SIGTERM stop everything in order: agents, server, simulator, files.
+Rule 4: the ledger is asked when the agents' server has stopped; the console is served by a second one.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from pyreqwest.exceptions import PyreqwestError
 from bursar.adapters.data_dir import DataDir
 from bursar.adapters.verify import verify
 from bursar.compose import open_books_file, open_data, open_ledger, open_prices
-from bursar.config import Settings, load_settings
-from bursar.core.errors import BursarError, LedgerError
+from bursar.config import CONFIG_NAME, Settings, load_settings
+from bursar.core.errors import BursarError
 from bursar.server import Running, serve
-from bursar.sim import Pace, Served, Simulator
+from bursar.sim import Pace, Simulator
 from bursar.sim import serve as serve_simulator
 
 from .agents import AGENTS, Work
 from .client import Client, DemoError
-from .summary import Summary, all_booked, summarize
+from .summary import Summary, summarize
 
 __all__ = ["DEFAULT_PORT", "Finished", "Options", "run"]
 
@@ -43,8 +44,6 @@ DEFAULT_PORT: Final = 4000
 _FIRST_TOKEN_MS: Final = 20.0
 _TOKENS_PER_SECOND: Final = 3_000.0
 _DRAIN_S: Final = 2
-_BOOKED_WAIT_S: Final = 10.0
-_ASK_AGAIN_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,54 +57,55 @@ class Options:
 
 
 class Finished(NamedTuple):
-    """The agents are done; the server still runs at ``url`` on the directory ``data``."""
+    """The agents are done. ``url`` is where the console is served, None where it is not; ``data`` is the directory."""
 
     summary: Summary
-    url: str
+    url: str | None
     data: Path
 
 
 async def run(
-    options: Options,
-    *,
-    progress: Callable[[str], None],
-    finished: Callable[[Finished], Awaitable[None]],
-    once: bool,
+    options: Options, *, progress: Callable[[str], None], finished: Callable[[Finished], Awaitable[None]], once: bool
 ) -> Summary | None:
     """Run the agents, call ``finished``, and without ``once`` serve until a signal. None when it came before the end.
 
     ``progress`` is called with an agent's name after each of its calls. Raises BursarError or OSError.
     """
     stop = asyncio.Event()
+    _on_signals(stop)
+    simulator = _simulator(options)
+    with TemporaryDirectory(prefix="bursar-demo-") as temporary, _no_proxy():
+        data = open_data(options.data or Path(temporary) / "data")
+        async with serve_simulator(simulator) as served:
+            config = Path(temporary) / CONFIG_NAME
+            config.write_text(_config(served.url, _port(options.port)), encoding="utf-8")
+            place = _Place(data, config, load_settings(config))
+            _check_empty(place)
+            calls = await _agents_at_work(options, place, stop, progress)
+            if calls is None:
+                return None
+            # The server has stopped: every call is settled, and nobody else has the ledger.
+            summary = await asyncio.to_thread(_ask, options, simulator, place, calls)
+            if once:
+                await finished(Finished(summary, None, data.path))
+            else:
+                await place.serve(lambda running: finished(Finished(summary, running.url, data.path)), stop)
+    return summary
+
+
+class _Place(NamedTuple):
+    data: DataDir
+    config: Path
+    settings: Settings
+
+    async def serve(self, started: Callable[[Running], Awaitable[None] | None], stop: asyncio.Event) -> None:
+        await serve(self.data, self.settings, config=self.config, started=started, stop=stop)
+
+
+def _on_signals(stop: asyncio.Event) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(RuntimeError, ValueError):  # not in the main thread: nobody signals there
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    simulator = _simulator(options)
-    with TemporaryDirectory(prefix="bursar-demo-") as temporary, _no_proxy():
-        place = Path(temporary)
-        data = open_data(options.data or place / "data")
-        async with serve_simulator(simulator) as served:
-            config = place / "bursar.yaml"
-            config.write_text(_config(served.url, _port(options.port)), encoding="utf-8")
-            settings = load_settings(config)
-            _check_empty(data, settings)
-            listening: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
-            serving = asyncio.create_task(serve(data, settings, config=config, started=listening.set_result, stop=stop))
-            try:
-                await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
-                if serving.done():
-                    await serving
-                    return None
-                url = listening.result().url
-                summary = await _until(stop, _work(options, served, url, data, settings, progress))
-                if summary is not None:
-                    await finished(Finished(summary, url, data.path))
-                    if not once:
-                        await stop.wait()
-            finally:
-                stop.set()
-                await serving
-    return summary
 
 
 def _simulator(options: Options) -> Simulator:
@@ -154,36 +154,46 @@ def _no_proxy() -> Generator[None]:
                 os.environ[name] = value
 
 
-def _check_empty(data: DataDir, settings: Settings) -> None:
-    with closing(open_books_file(data, settings)) as books:
+def _check_empty(place: _Place) -> None:
+    with closing(open_books_file(place.data, place.settings)) as books:
         if books.last_sequence():
             raise DemoError(
-                f"the data directory {data.path} holds calls already; the demo's would mix with them: "
+                f"the data directory {place.data.path} holds calls already; the demo's would mix with them: "
                 "give --data a new directory, or leave it out"
             )
 
 
-async def _until(stop: asyncio.Event, work: Awaitable[Summary]) -> Summary | None:
-    """The result of ``work``, or None when it was stopped."""
-    working = asyncio.ensure_future(work)
+async def _agents_at_work(
+    options: Options, place: _Place, stop: asyncio.Event, progress: Callable[[str], None]
+) -> int | None:
+    """How many calls the agents made through a server of their own, which has stopped; None when ``stop`` came first."""
+    halt = asyncio.Event()
+    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def started(running: Running) -> None:
+        _on_signals(stop)  # the server took the signals for its own event, but the agents stop first
+        listening.set_result(running.url)
+
+    serving = asyncio.create_task(place.serve(started, halt))
     stopping = asyncio.create_task(stop.wait())
+    working: asyncio.Task[int] | None = None
     try:
+        await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            await serving  # it raises what kept it from listening
+        working = asyncio.create_task(_work(options, listening.result(), progress))
         await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
         stopping.cancel()
-        working.cancel()
-        await asyncio.gather(working, stopping, return_exceptions=True)
+        if working is not None:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+        halt.set()
+        await serving
 
 
-async def _work(
-    options: Options,
-    served: Served,
-    url: str,
-    data: DataDir,
-    settings: Settings,
-    progress: Callable[[str], None],
-) -> Summary:
+async def _work(options: Options, url: str, progress: Callable[[str], None]) -> int:
     client = Client(url, speed=options.speed)
     try:
         async with asyncio.TaskGroup() as group:
@@ -193,8 +203,7 @@ async def _work(
         raise DemoError(f"the agents could not finish: {_first(failed)}") from failed
     finally:
         await client.close()
-    await asyncio.to_thread(_wait_booked, data, settings, client.calls)
-    return await asyncio.to_thread(_ask, options, served.simulator, data, settings, client.calls)
+    return client.calls
 
 
 def _first(failed: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -202,27 +211,13 @@ def _first(failed: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(cast("BaseExceptionGroup[BaseException]", first)) if isinstance(first, BaseExceptionGroup) else first
 
 
-def _wait_booked(data: DataDir, settings: Settings, calls: int) -> None:
-    """A stream is settled after its end: wait until the ledger has every call. What stays away shows in the summary."""
-    deadline = time.monotonic() + _BOOKED_WAIT_S
-    while time.monotonic() < deadline:
-        with (
-            suppress(LedgerError),  # the server ships at the same time
-            closing(open_books_file(data, settings)) as books,
-            open_ledger(data, books) as ledger,
-        ):
-            if all_booked(ledger, calls):
-                return
-        time.sleep(_ASK_AGAIN_S)
-
-
-def _ask(options: Options, simulator: Simulator, data: DataDir, settings: Settings, calls: int) -> Summary:
-    with closing(open_books_file(data, settings)) as books, open_ledger(data, books) as ledger:
+def _ask(options: Options, simulator: Simulator, place: _Place, calls: int) -> Summary:
+    with closing(open_books_file(place.data, place.settings)) as books, open_ledger(place.data, books) as ledger:
         return summarize(
             ledger,
             seed=options.seed,
             calls_made=calls,
             served=tuple(simulator.calls),
-            prices=open_prices(data.path, settings),
+            prices=open_prices(place.data.path, place.settings),
             verification=verify(books, ledger),
         )

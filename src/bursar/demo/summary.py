@@ -25,7 +25,7 @@ from bursar.views.measures import EMPTY, cost_text
 from bursar.views.spend import Report, spend, unpriced_reasons
 from bursar.views.tasks import TaskRow, tasks
 
-__all__ = ["Caching", "Runaway", "Summary", "Truth", "all_booked", "summarize"]
+__all__ = ["Caching", "Runaway", "Summary", "Truth", "summarize"]
 
 _RUNAWAY_TIMES: Final = 3
 _TASKS_MAX: Final = 10
@@ -131,11 +131,6 @@ def _step_json(step: Step) -> dict[str, Any]:
     values = step.to_json()
     kept = ("operation", "provider", "model", "agent", "task", *_COUNTS, "cost_usd")
     return {name: values[name] for name in kept}
-
-
-def all_booked(ledger: Queries, calls: int) -> bool:
-    """Whether the ledger has this many attempts."""
-    return spend(ledger, by=()).total.attempts >= calls
 
 
 def summarize(

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -73,7 +74,14 @@ class _Problem(Exception):  # noqa: N818 - it becomes an answer, not a failure o
     """An answer of ours instead of the provider's."""
 
     def __init__(
-        self, status: int, code: str, message: str, more: Mapping[str, object], *, retry_after_s: int | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        more: Mapping[str, object],
+        *,
+        retry_after_s: int | None = None,
+        rest: AsyncIterator[bytes] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -81,6 +89,7 @@ class _Problem(Exception):  # noqa: N818 - it becomes an answer, not a failure o
         self.message = message
         self.more = more
         self.retry_after_s = retry_after_s
+        self.rest = rest
 
 
 class Gateway:
@@ -129,8 +138,8 @@ class Gateway:
                 self._running -= 1
         except _Problem as problem:
             self._refuse(protocol, route.dialect.error_body, problem)
-            if problem.status == 413:
-                await _discard(protocol)
+            if problem.rest is not None:
+                await _discard(problem.rest)
         except BadRequest as error:
             self._refuse(
                 protocol, route.dialect.error_body, _Problem(400, "bad_request", str(error), {"field": error.field})
@@ -297,7 +306,11 @@ class _Sink:
 
 
 def _watch(protocol: HttpProtocol) -> asyncio.Task[None]:
-    """Cancels the current task when its client goes away: a provider that is silent for minutes is stopped at once."""
+    """Cancels the current task when its client goes away, however long the provider stays silent.
+
+    A stream that has begun is stopped with it. Before its first byte the HTTP client cannot abort the provider's
+    request: that one ends when the provider begins to answer, or at the read timeout.
+    """
     call = asyncio.current_task()
     assert call is not None
 
@@ -319,43 +332,52 @@ async def _read_body(request: _Request, protocol: HttpProtocol, limit: int, time
         raise _Problem(408, "body_timeout", message, {"limit_s": timeout_s}) from None
 
 
+async def _chunks(protocol: HttpProtocol) -> AsyncIterator[bytes]:
+    """A body piece by piece. The server begins an iteration only once; this one can be gone on with."""
+    chunks = aiter(protocol)
+    with suppress(StopAsyncIteration):
+        while True:
+            yield await anext(chunks)
+
+
 async def _receive(request: _Request, protocol: HttpProtocol, limit: int) -> bytes:
     stated = request.headers.get("content-length")
     if stated is not None and "transfer-encoding" not in request.headers:  # with both, the length says nothing
         if not stated.isdigit():
             raise _Problem(400, "bad_request", f"content-length {stated[:40]!r} is not a number", {})
         if int(stated) > limit:
-            raise _too_large(int(stated), limit)
+            raise _too_large(int(stated), limit, _chunks(protocol))
         body = await protocol()
         if len(body) != int(stated):
             raise _Problem(400, "bad_request", f"the body ended after {len(body)} of {int(stated)} bytes", {})
         return body
     parts: list[bytes] = []
     size = 0
-    async for chunk in protocol:
+    chunks = _chunks(protocol)
+    async for chunk in chunks:
         size += len(chunk)
         if size > limit:
-            raise _too_large(size, limit)
+            raise _too_large(size, limit, chunks)
         parts.append(chunk)
     return b"".join(parts)
 
 
-async def _discard(protocol: HttpProtocol) -> None:
+async def _discard(rest: AsyncIterator[bytes]) -> None:
     """Take in what a refused client still sends, within limits: most clients read no answer before they have sent all."""
     size = 0
     try:
         async with asyncio.timeout(_DISCARD_S_MAX):
-            async for chunk in protocol:
+            async for chunk in rest:
                 size += len(chunk)
                 if size > _DISCARD_BYTES_MAX:
                     return
-    except (TimeoutError, RuntimeError):
+    except (TimeoutError, RuntimeError, asyncio.CancelledError):  # the server cancels it when the client has gone
         return
 
 
-def _too_large(size: int, limit: int) -> _Problem:
+def _too_large(size: int, limit: int, rest: AsyncIterator[bytes]) -> _Problem:
     message = f"the body has {size} bytes, the limit is server.body_bytes_max={limit}; raise it in bursar.yaml"
-    return _Problem(413, "body_too_large", message, {"limit_bytes": limit})
+    return _Problem(413, "body_too_large", message, {"limit_bytes": limit}, rest=rest)
 
 
 def _read_facts(request: _Request, route: Route, body: bytes) -> RequestFacts:
