@@ -34,8 +34,8 @@ fix: $(STAMP) ## format and repair what can be repaired
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-demo: $(STAMP) ## three simulated agents through the real gateway, then the console; no key needed
-	$(BIN)/bursar demo
+demo: $(STAMP) ## three simulated agents through the real gateway, then the console (without a terminal: once); no key needed
+	@if [ -t 1 ]; then $(BIN)/bursar demo; else $(BIN)/bursar demo --once; fi
 
 bench: $(STAMP) ## overhead beside a bare proxy, as ratios, in one run (PEERS=1 adds other tools)
 	$(BIN)/python -m bench $(if $(PEERS),--peers)

@@ -128,7 +128,7 @@ class HttpAttempt:
                 builder = builder.streamed_read_buffer_limit(0)  # else it waits for 64 KiB before the first event
             async with builder.build_streamed() as response:
                 self._status = response.status
-                headers = tuple((k, v) for k, v in response.headers.items() if k not in _HOP_BY_HOP)
+                headers = tuple([pair for pair in response.headers.items() if pair[0] not in _HOP_BY_HOP])
                 if self._request.stream and response.status < 400:
                     return await self._stream(response, headers)
                 return await self._whole(response, headers)

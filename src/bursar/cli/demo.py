@@ -271,7 +271,8 @@ def _print_next(console: Console, now: Finished, *, kept: bool) -> None:
     else:
         console.print("Point a client here; any key will do, the answers are simulated:")
         _print_lines(console, [f"  export OPENAI_BASE_URL={now.url}/v1", f"  export ANTHROPIC_BASE_URL={now.url}"])
-    console.print("Real answers with your own keys: `bursar up`, and the same two lines with its address.")
+    console.print("Your own agents, with their own keys:")
+    _print_lines(console, ["  bursar up", "  export OPENAI_BASE_URL=http://localhost:4000/v1"])
     if now.url is not None:
         console.print("Ctrl-C stops the demo" + ("." if kept else " and removes its data."), style="dim")
 

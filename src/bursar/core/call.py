@@ -11,12 +11,12 @@ Rule 4: an attempt that provably never left is voided; any other is settled at w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from .ledger import Attempt, Opening, Status
 from .money import NanoUSD
 from .prices import Charge, Reading
+from .values import valueclass
 
 __all__ = [
     "Arrived",
@@ -34,21 +34,21 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Held:
     """The books set the amount aside (None where the price is not known: the attempt is tracked, no money is held)."""
 
     amount: NanoUSD | None
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class NotHeld:
     """The books could not set the money aside, and why."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Reply:
     """What came back from the provider. ``left`` is False only when the request provably never left.
 
@@ -63,7 +63,7 @@ class Reply:
     first_token_ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Arrived:
     """A call as a door understood it, with the attempt it wants to make."""
 
@@ -73,7 +73,7 @@ class Arrived:
         return NeedsHold(self.opening)
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class NeedsHold:
     opening: Opening
 
@@ -85,7 +85,7 @@ class NeedsHold:
                 return Refused(self.opening, reason)
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class NeedsProvider:
     opening: Opening
 
@@ -111,7 +111,7 @@ class NeedsProvider:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class NeedsSettlement:
     """``attempt`` is None when nothing left: the hold is voided."""
 
@@ -122,13 +122,13 @@ class NeedsSettlement:
         return Settled(self.opening, self.attempt)
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Settled:
     opening: Opening
     attempt: Attempt | None
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Refused:
     opening: Opening
     reason: str

@@ -10,12 +10,12 @@ Rule 5: an attempt is posted to ``accounts(scope)``; its hold and its ending are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from .money import NanoUSD
 from .prices import Charge
 from .scopes import Scope
+from .values import valueclass
 
 __all__ = ["ENDINGS", "Attempt", "Door", "Ending", "EntryKind", "Opening", "Status", "accounts"]
 
@@ -29,7 +29,7 @@ the process died and the sweeper closed it."""
 ENDINGS: Final[tuple[Ending, ...]] = ("settle", "void", "expire")
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Opening:
     """What is known of an attempt before it leaves: enough to write its ledger row if nobody comes back.
 
@@ -55,7 +55,7 @@ class Opening:
     decision: str = "{}"
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Attempt:
     """One ledger row: an attempt that ended, with its charge."""
 

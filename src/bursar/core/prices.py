@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from .money import NanoUSD, Rate, usd
 from .usage import NO_USAGE, UNIT_INDEX, UNITS, Usage, contains
+from .values import valueclass
 
 __all__ = [
     "BASIS",
@@ -64,7 +65,7 @@ _UNSTATED: Final = frozenset({"requests", "machine_ms"})
 _INPUT: Final = UNIT_INDEX["input_tokens"]
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Reading:
     """What the wire read from one response. ``usage`` is None when nothing was stated or it could not be understood.
 
@@ -105,7 +106,7 @@ class Line(NamedTuple):
         return None if self.rate is None else self.rate.usd_per(BASIS[self.unit])
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Charge:
     """The price of one attempt. ``amount`` is nano-USD, or None with a ``reason``; ``lines`` explain it.
 
@@ -184,7 +185,7 @@ class ProviderPrices:
     fallback: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Multiplier:
     """A factor on every token rate: a surcharge for a place, a negotiated discount. Patterns are globs.
 

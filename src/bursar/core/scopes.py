@@ -8,8 +8,10 @@ Rule 3: what the caller says on the call wins over what its virtual key says, ex
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Final
+
+from .values import valueclass
 
 __all__ = ["LABELS_MAX", "NOBODY", "SCOPE_COLUMNS", "VALUE_LENGTH_MAX", "Scope", "make_labels"]
 
@@ -17,7 +19,7 @@ LABELS_MAX: Final = 32
 VALUE_LENGTH_MAX: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Scope:
     """Who a call is for: the columns every view can group by, and free labels."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bursar.core.call import Held, NeedsHold, NeedsProvider, NeedsSettlement, NotHeld, Reply
 from bursar.core.ledger import Attempt
 from bursar.core.scopes import Scope
+from bursar.core.values import valueclass
 
 if TYPE_CHECKING:  # stores do not need the wire
     from bursar.wire.dialect import Dialect, RequestFacts
@@ -61,7 +61,7 @@ class Upstream(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class HttpRequest:
     """One request to a provider, complete. ``headers`` carry the provider's key: never log them."""
 
@@ -72,7 +72,7 @@ class HttpRequest:
     stream: bool
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class HttpAnswer:
     """A whole answer of a provider, for the door to pass on."""
 
@@ -120,7 +120,7 @@ class HttpClient(Protocol):
     ) -> HttpUpstream: ...
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Entry:
     """One ending on its way from the books to the ledger: its sequence and its ledger row as JSON."""
 
@@ -136,7 +136,7 @@ class Outbox(Protocol):
     def endings_after(self, sequence: int, limit: int) -> list[Entry]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class VirtualKey:
     """A key of ours: what it is called, the scope its calls get, and which of its columns a caller cannot change."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, Final, Protocol, TypeAlias, cast
 
 import msgspec
@@ -20,6 +20,7 @@ import msgspec
 from bursar.core.prices import Reading, Terms
 from bursar.core.scopes import LABELS_MAX, VALUE_LENGTH_MAX
 from bursar.core.usage import Usage
+from bursar.core.values import valueclass
 
 __all__ = [
     "CHARACTERS_PER_TOKEN",
@@ -68,7 +69,7 @@ UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, RecursionError
 """Everything that decoding the JSON of strangers may raise."""
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class RequestFacts:
     """What a request says that matters for money and for who it is for.
 

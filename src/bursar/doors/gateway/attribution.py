@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
 from bursar.core.scopes import LABELS_MAX, NOBODY, VALUE_LENGTH_MAX, Scope
+from bursar.core.values import valueclass
 from bursar.wire.dialect import RequestFacts
 
 __all__ = ["PREFIX", "Trace", "attribute", "read_baggage", "read_trace"]
@@ -54,7 +54,7 @@ _BAGGAGE_LABEL: Final = "bursar.label."
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-[0-9a-f]{2}")
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Trace:
     """The caller's trace and span, hexadecimal, "" when it sent none."""
 

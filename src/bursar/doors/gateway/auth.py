@@ -9,10 +9,11 @@ Rule 4: a key in a URL (Gemini's ``?key=``) is taken out of it and sent on as a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
+from bursar.core.values import valueclass
 from bursar.engine.ports import Keys, VirtualKey
 from bursar.engine.rulebook import ProviderRule
 
@@ -37,7 +38,7 @@ class Unauthorized(Exception):  # noqa: N818 - it becomes an answer, not a failu
     """The caller has no key that counts."""
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Caller:
     """A virtual key, or None when the caller brought a key of its own. ``query`` is without any key."""
 

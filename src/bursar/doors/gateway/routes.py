@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, urlsplit
 
+from bursar.core.values import valueclass
 from bursar.engine.rulebook import ProviderRule, Rulebook
 from bursar.wire.dialect import BadRequest, Dialect
+from bursar.wire.providers import Provider
 
 __all__ = ["Route", "is_free", "model_provider", "resolve"]
 
@@ -33,7 +34,7 @@ _FREE: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass
 class Route:
     """Where a request goes. ``path`` is the provider's, beginning with a slash; ``named`` is whether it was asked for by name."""
 
@@ -44,8 +45,7 @@ class Route:
 
     @property
     def url(self) -> str:
-        provider, base_url = self.rule.provider, self.rule.base_url
-        return provider.url(_below(self.path, base_url, provider.base_url), base_url)
+        return _url(self.rule.provider, self.rule.base_url, self.path)
 
     @property
     def must_ask_usage(self) -> bool:
@@ -86,10 +86,19 @@ def model_provider(route: Route, model: str, rulebook: Rulebook) -> tuple[Route,
 
 def is_free(method: str, path: str) -> bool:
     """Whether a request is known to cost nothing of itself."""
-    return method != "POST" or _FREE.search(path) is not None
+    return method != "POST" or _is_free_path(path)
 
 
 @lru_cache(maxsize=1024)
+def _is_free_path(path: str) -> bool:
+    return _FREE.search(path) is not None
+
+
+@lru_cache(maxsize=1024)
+def _url(provider: Provider, base_url: str, path: str) -> str:
+    return provider.url(_below(path, base_url, provider.base_url), base_url)
+
+
 def _below(path: str, *base_urls: str) -> str:
     """The path below the base URL, percent-encoded: a client may or may not have written the base's own path too."""
     for base_url in base_urls:
