@@ -11,9 +11,9 @@ from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
-from seeding import MemoryLedger
 
 from bursar.console.dashboard import page as asset
+from seeding import MemoryLedger
 
 _CHROMIUM = Path("/usr/bin/chromium")
 _ARGUMENTS = (

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from making import an_attempt, an_opening
 
 from bursar.adapters.books_async import AsyncBooks
 from bursar.adapters.books_file import BooksFile
@@ -23,6 +22,7 @@ from bursar.core.call import Held, NeedsHold, NeedsSettlement, NotHeld
 from bursar.core.errors import BooksBusyError, BooksFailedError, LedgerError
 from bursar.core.ledger import Attempt
 from bursar.engine.ship import ship
+from making import an_attempt, an_opening
 
 
 class Clock:
@@ -143,9 +143,9 @@ def test_settling_after_expiry_books_the_difference_once(books: BooksFile, ledge
         books.apply([settle(an_attempt(amount=1_500))])
     assert balance(books) == (0, 1_500, 0)
     ship(books, ledger)
-    assert ledger.rows("SELECT sum(cost_nanousd)::BIGINT AS cost, count(*) FILTER (number = 1) AS calls FROM attempt") == [
-        {"cost": 1_500, "calls": 1}
-    ]
+    assert ledger.rows(
+        "SELECT sum(cost_nanousd)::BIGINT AS cost, count(*) FILTER (number = 1) AS calls FROM attempt"
+    ) == [{"cost": 1_500, "calls": 1}]
     assert verify(books, ledger).differences == ()
 
 

@@ -44,7 +44,9 @@ async def start(data: Path, config: Path) -> tuple[asyncio.subprocess.Process, s
 async def call(client: Client, url: str, name: str, *, stream: bool) -> str | None:
     """One call through the gateway: the response id of a whole answer, None when it was cut off."""
     body = json.dumps({"model": "gpt-5-mini", "stream": stream, "messages": [{"role": "user", "content": name}]})
-    request = client.post(f"{url}/v1/chat/completions").header("authorization", "Bearer k").header("x-bursar-task", name)
+    request = (
+        client.post(f"{url}/v1/chat/completions").header("authorization", "Bearer k").header("x-bursar-task", name)
+    )
     try:
         response = await request.body_text(body).build().send()
         text = await response.text()
@@ -76,7 +78,7 @@ async def load(url: str, round_number: int, answered: set[str]) -> None:
 
 async def kill_many_times(folder: Path, rounds: int, seed: int) -> None:
     """``rounds`` kills at random moments; then every check there is."""
-    chance = random.Random(seed)  # noqa: S311 - moments to kill at, not secrets
+    chance = random.Random(seed)
     answered: set[str] = set()
     data_path = folder / "data"
     async with serve(Simulator(seed=seed, pace=Pace(1.0, 20_000.0))) as sim:
@@ -101,7 +103,9 @@ def check(data_path: Path, answered: set[str], served: set[str], rounds: int) ->
         assert verify(books, ledger).differences == ()
         assert books.open_holds() == 0
         (holds,) = books.connection.execute("SELECT count(*) FROM entry WHERE stage = 0").fetchone()
-        (endings,) = books.connection.execute("SELECT count(*) FROM entry WHERE stage = 1 AND kind <> 'void'").fetchone()
+        (endings,) = books.connection.execute(
+            "SELECT count(*) FROM entry WHERE stage = 1 AND kind <> 'void'"
+        ).fetchone()
         (voids,) = books.connection.execute("SELECT count(*) FROM entry WHERE kind = 'void'").fetchone()
         assert holds == endings + voids
         rows = ledger.rows("SELECT attempt_id, response_id, status, cost_nanousd FROM attempt")
@@ -113,7 +117,9 @@ def check(data_path: Path, answered: set[str], served: set[str], rounds: int) ->
         # What the provider served and nobody heard of any more was charged by its estimate.
         assert len(served - set(ids)) <= expired
         assert all(row["cost_nanousd"] is not None and row["cost_nanousd"] > 0 for row in rows)
-    print(f"{rounds} kills: {len(rows)} attempts, {len(answered)} answered in full, {expired} expired, none lost or doubled")
+    print(
+        f"{rounds} kills: {len(rows)} attempts, {len(answered)} answered in full, {expired} expired, none lost or doubled"
+    )
 
 
 async def test_killed_a_few_times(tmp_path: Path) -> None:

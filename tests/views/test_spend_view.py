@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from seeding import NOW, MemoryLedger
 
 from bursar.views.asking import BadQuestion, moment, time_zone
 from bursar.views.spend import first_and_last, spend, unpriced_reasons
+from seeding import NOW, MemoryLedger
 
 UNKNOWN = dict.fromkeys(
     ("cost_nanousd", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from seeding import NOW, MemoryLedger
 
 from bursar.views.asking import BadQuestion
 from bursar.views.feed import feed
 from bursar.views.overview import overview
 from bursar.views.tasks import Node, NoTask, SeveralTasks, TaskTree, task, tasks
+from seeding import NOW, MemoryLedger
 
 
 @pytest.fixture
