@@ -522,20 +522,21 @@ def _priced(reading: Reading, usage: Usage, card: RateCard, model: str) -> Charg
     lines: list[Line] = []
     counts: list[int] = []
     total = 0
-    for row in card.rows:
+    for unit, tiers, price_row, inner in card.rows:
         # ``requests`` is the one unit a response never states: every attempt is at least one.
-        count = own = usage[row.unit] if row.unit != _REQUESTS else max(usage[_REQUESTS], 1)
-        for inner in row.inner:
-            own -= counts[inner]
+        count = own = usage[unit] if unit != _REQUESTS else max(usage[_REQUESTS], 1)
+        for position in inner:
+            own -= counts[position]
         if own < 0:
-            reason = f"usage contradicts itself: {UNITS[row.unit].name} is {count}, its parts are {count - own}"
+            reason = f"usage contradicts itself: {UNITS[unit].name} is {count}, its parts are {count - own}"
             return unpriced(reading, reason, provider=card.provider, model=model, price_book=card.price_book)
         counts.append(own)
         if own:
-            rate, price_row = _tier(row, usage[_INPUT])
+            start, rate = tiers[0] if len(tiers) == 1 else _tier(tiers, usage[_INPUT])
             cost = rate.cost(own)
             total += cost
-            lines.append(Line(UNITS[row.unit].name, own, rate, price_row, cost))
+            row = price_row if not start else f"{price_row};over={start}"
+            lines.append(Line(UNITS[unit].name, own, rate, row, cost))
     if missing is not None:
         whole = unpriced(reading, missing[0], provider=card.provider, model=model, price_book=card.price_book)
         return whole if whole.lines else replace(whole, lines=tuple(lines))
@@ -567,9 +568,5 @@ def _missing(usage: Usage, card: RateCard, model: str) -> tuple[str, bool]:
     return reason, "tokens" in worst.dimensions
 
 
-def _tier(row: RateRow, input_tokens: int) -> tuple[Rate, str]:
-    start, rate = row.tiers[0]
-    for tier in row.tiers[1:]:
-        if input_tokens > tier[0]:
-            start, rate = tier
-    return rate, row.price_row if not start else f"{row.price_row};over={start}"
+def _tier(tiers: tuple[tuple[int, Rate], ...], input_tokens: int) -> tuple[int, Rate]:
+    return next((tier for tier in reversed(tiers) if input_tokens > tier[0]), tiers[0])
