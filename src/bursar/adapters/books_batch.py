@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
-__all__ = ["EntryRow", "NotFreshError", "enter_all", "hold_all", "none_ended", "release_all"]
+__all__ = ["EntryRow", "NotFreshError", "answered", "ended", "enter_all", "hold_all", "imported", "release_all"]
 
 EntryRow: TypeAlias = tuple[str, int, str, int, int, int, int, str, bytes | None, str | None]
 """attempt_id, stage, kind, at_us, held, spent, unpriced, accounts, payload, response_key."""
@@ -39,12 +39,26 @@ def hold_all(db: sqlite3.Connection, rows: Sequence[tuple[str, int, int, str]]) 
     _insert(db, "INSERT INTO open_hold VALUES ", 4, rows)
 
 
-def none_ended(db: sqlite3.Connection, attempt_ids: Sequence[str]) -> bool:
-    """Whether none of the attempts has ended."""
-    return not any(
-        db.execute(_in("SELECT 1 FROM entry WHERE stage = 1 AND attempt_id IN", size, " LIMIT 1"), part).fetchone()
-        for size, part in _parts(attempt_ids)
-    )
+def ended(db: sqlite3.Connection, attempt_ids: Sequence[str]) -> set[str]:
+    """Which of the attempts have ended."""
+    return _known(db, "SELECT attempt_id FROM entry WHERE stage = 1 AND attempt_id IN", attempt_ids)
+
+
+def imported(db: sqlite3.Connection, digests: Sequence[bytes]) -> set[bytes]:
+    """Which digests are those of imports that have been rolled up."""
+    return _known(db, "SELECT digest FROM imported WHERE digest IN", digests)
+
+
+def answered(db: sqlite3.Connection, response_keys: Sequence[str]) -> set[str]:
+    """Which responses have been booked."""
+    return _known(db, "SELECT response_key FROM entry WHERE response_key IN", response_keys)
+
+
+def _known(db: sqlite3.Connection, head: str, values: Sequence[Any]) -> set[Any]:
+    found: set[Any] = set()
+    for size, part in _parts(values):
+        found.update(row[0] for row in db.execute(_in(head, size, ""), part))
+    return found
 
 
 def release_all(db: sqlite3.Connection, attempt_ids: Sequence[str]) -> dict[str, int]:

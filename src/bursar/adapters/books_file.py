@@ -25,7 +25,16 @@ from bursar.core.ledger import Attempt, Opening, accounts
 from bursar.core.money import NanoUSD
 from bursar.engine.ports import Entry
 
-from .books_batch import EntryRow, NotFreshError, enter_all, hold_all, none_ended, release_all
+from .books_batch import (
+    EntryRow,
+    NotFreshError,
+    answered,
+    ended,
+    enter_all,
+    hold_all,
+    imported,
+    release_all,
+)
 from .rows import decode_opening, encode_attempt, encode_opening
 
 __all__ = ["Balance", "BooksFile", "Operation", "attempt_digest"]
@@ -110,7 +119,7 @@ class BooksFile:
         return new + (self._observe_batch(pending) if pending else 0)
 
     def _observe_batch(self, attempts: Sequence[Attempt]) -> int:
-        return self._transaction(lambda: sum(self._observe(attempt) for attempt in attempts))
+        return self._transaction(lambda: self._observe_new(attempts))
 
     def _transaction(self, work: Callable[[], T]) -> T:
         try:
@@ -156,7 +165,7 @@ class BooksFile:
         return outcomes
 
     def _hold_fresh(self, openings: Sequence[Opening]) -> None:
-        if not none_ended(self._db, [opening.attempt_id for opening in openings]):
+        if ended(self._db, [opening.attempt_id for opening in openings]):
             raise NotFreshError
         now = self._clock_us()
         entries: list[EntryRow] = []
@@ -210,15 +219,25 @@ class BooksFile:
         elif not self._end(opening, "settle", 0, attempt):
             self._correct(attempt)
 
-    def _observe(self, attempt: Attempt) -> int:
-        opening = attempt.opening
-        digest = attempt_digest(opening.attempt_id)
-        if self._db.execute("SELECT 1 FROM imported WHERE digest = ?", (digest,)).fetchone():
-            return 0
-        key = _response_key(attempt)
-        if key and self._db.execute("SELECT 1 FROM entry WHERE response_key = ?", (key,)).fetchone():
-            return 0
-        return int(self._end(opening, "settle", 0, attempt))
+    def _observe_new(self, attempts: Sequence[Attempt]) -> int:
+        """Enter the attempts that neither their id nor their provider's response id shows to be known."""
+        ids = {attempt.opening.attempt_id: attempt_digest(attempt.opening.attempt_id) for attempt in attempts}
+        known_ids = ended(self._db, list(ids))
+        known_digests = imported(self._db, list(ids.values()))
+        known_keys = answered(self._db, [key for attempt in attempts if (key := _response_key(attempt))])
+        rows: list[EntryRow] = []
+        for attempt in attempts:
+            attempt_id, key = attempt.opening.attempt_id, _response_key(attempt)
+            if attempt_id in known_ids or ids[attempt_id] in known_digests or key in known_keys:
+                continue
+            known_ids.add(attempt_id)
+            if key:
+                known_keys.add(key)
+            row = self._ending_row(attempt.opening, attempt, "settle", 0)
+            self._post(accounts(attempt.opening.scope), row)
+            rows.append(row)
+        enter_all(self._db, rows)
+        return len(rows)
 
     def _end(self, opening: Opening, kind: str, held: int, attempt: Attempt | None) -> bool:
         return self._enter(self._ending_row(opening, attempt, kind, held), accounts(opening.scope))
