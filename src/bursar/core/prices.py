@@ -244,10 +244,12 @@ _ORDINARY: Final = frozenset(
 
 
 class _Found(NamedTuple):
-    """A model by name: in each layer that knows it, whether it is the provider's own there; and its multipliers."""
+    """A model by name: in each layer that knows it, whether it is the provider's own there; its multipliers; and whether
+    any of its prices depends on the time of day."""
 
     layers: tuple[tuple[ModelPrices, bool], ...]
     multipliers: tuple[int, ...]
+    off_peak: bool
 
 
 class PriceBook:
@@ -296,7 +298,9 @@ class PriceBook:
         if not layers:
             dashed = _COMPACT_DATE.sub(r"-\1-\2-\3", text)
             layers = self._search(provider, dashed) if dashed != text else layers
-        found = _Found(layers, tuple(i for i, m in enumerate(self._multipliers) if m.names(provider, text)))
+        off_peak = any(entry.daily for prices, _ in layers for entry in (*prices.standard, *prices.variants))
+        multipliers = tuple(i for i, m in enumerate(self._multipliers) if m.names(provider, text))
+        found = _Found(layers, multipliers, off_peak)
         if len(self._models) < 10_000:  # model names come from clients: remember them, within bounds
             self._models[key] = found
         return found
@@ -308,20 +312,21 @@ class PriceBook:
     def card(self, provider: str, model: str, at: datetime, terms: Terms = ()) -> RateCard | None:
         """The rate card in force, or None when the model has no price. ``at`` must have a time zone."""
         at = at if at.tzinfo is timezone.utc else at.astimezone(timezone.utc)
-        # Prices change at midnight or, off-peak, within the day: what was found for a minute holds all through it.
-        asked = (provider, model, terms, at.toordinal(), at.hour, at.minute)
+        found = self._find(provider, model)
+        # Prices change at midnight (UTC) or, where off-peak, within the day: what was found holds until then.
+        minute = at.hour * 60 + at.minute if found.off_peak else 0
+        asked = (provider, model, terms, at.toordinal(), minute)
         try:
             return self._recent[asked]
         except KeyError:
             pass
-        card = self._card(provider, model, at, terms)
+        card = self._card(provider, found, at, terms)
         if len(self._recent) >= 1_000:
             self._recent.clear()
         self._recent[asked] = card
         return card
 
-    def _card(self, provider: str, model: str, at: datetime, terms: Terms) -> RateCard | None:
-        found = self._find(provider, model)
+    def _card(self, provider: str, found: _Found, at: datetime, terms: Terms) -> RateCard | None:
         day = at.date().isoformat()
         layer = next((one for one in found.layers if not one[0].since or day >= one[0].since), None)
         if layer is None:
