@@ -174,7 +174,7 @@ async def test_a_body_over_the_limit_is_refused(sim: Served) -> None:
         await writer.wait_closed()
 
 
-COMMAND = "from bursar.cli.sim import sim; sim()"
+COMMAND = "import sys; from bursar.__main__ import main; sys.argv[1:1] = ['sim']; main()"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -6,7 +6,9 @@ Rule 2: exit codes: 0 done, 1 it failed or found differences, 2 it was asked wro
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Final
 
@@ -64,9 +66,28 @@ def root() -> None:
 
 
 def main() -> None:
-    """Run, and turn what a person can act on into one line on standard error."""
+    """Run, turn what a person can act on into one line on standard error, and leave."""
+    code = _run()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # whoever read it has gone
+            code = code or 1
+    # Threads of the HTTP server and client that wake while the interpreter is torn down abort the process, after all
+    # is done and said. Nothing of ours waits for the tearing down: stores and temporary files are closed by their owners.
+    os._exit(code)
+
+
+def _run() -> int:
     try:
         root()
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else int(left.code is not None)
     except BursarError as error:
         click.echo(f"bursar: {error}", err=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+        return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:  # a full disk, a closed pipe, a file of somebody else's
+        with suppress(OSError):
+            click.echo(f"bursar: {error}", err=True)
+        return 1
+    return 0
