@@ -38,7 +38,9 @@ def make_app(upstream: str) -> Any:
 
 
 def serve(app: Any, port: int) -> None:
-    server = Server(app, address="127.0.0.1", port=port, interface="rsgi", websockets=False, log_enabled=False)
+    # granian takes no more connections at a time than its backpressure, which is else its small backlog: the rest hang.
+    options: dict[str, Any] = {"interface": "rsgi", "websockets": False, "log_enabled": False, "backpressure": 4096}
+    server = Server(app, address="127.0.0.1", port=port, backlog=1024, **options)
     try:
         from uvloop import new_event_loop
     except ImportError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +18,7 @@ from bursar.adapters.books_async import AsyncBooks
 from bursar.adapters.books_file import BooksFile
 from bursar.adapters.ledger_duckdb import DuckLedger
 from bursar.adapters.retention import compact_books, compact_ledger
+from bursar.adapters.rows import decode_row
 from bursar.adapters.verify import verify
 from bursar.core.call import Held, NeedsHold, NeedsSettlement, NotHeld
 from bursar.core.errors import BooksBusyError, BooksFailedError, LedgerError
@@ -90,7 +92,9 @@ def test_unpriced_is_counted_and_not_zero(books: BooksFile) -> None:
     books.apply([NeedsHold(an_opening(estimate=None)), settle(an_attempt(amount=None, estimate=None))])
     assert balance(books) == (0, 0, 1)
     (entry,) = books.endings_after(0, 10)
-    assert b'"cost_nanousd":null' in entry.row
+    row = decode_row(entry.row)
+    assert row.cost_nanousd is None
+    assert row.unpriced_reason
 
 
 @pytest.mark.parametrize("times", [2, 3])
@@ -285,7 +289,8 @@ class TestOnALoop:
                 break
         assert refused is not None
         assert "full" in refused.reason
-        await shared.settle(settle(an_attempt("running")))
+        long = replace(an_attempt("running"), error="x" * 20_000)
+        await shared.settle(settle(long))
         assert shared.pending == 1
         books.connection.execute(f"PRAGMA max_page_count = {pages + 1_000}")
         shared._commit()

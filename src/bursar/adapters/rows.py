@@ -1,7 +1,7 @@
 """Ledger rows as JSON: what the books keep as an ending's payload and the ledger takes in.
 
 Rule 1: a row holds everything of its attempt; the ledger can be rebuilt from the books' rows alone.
-Rule 2: a token column is null, not zero, when the usage is not known.
+Rule 2: no ``units`` means the usage is not known, no ``cost_nanousd`` that the charge is not: neither becomes a zero.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bursar.core.money import Rate
 from bursar.core.prices import BASIS, Charge, Line
 from bursar.core.usage import UNIT_INDEX, UNITS
 
-__all__ = ["Row", "RowLine", "decode_opening", "encode_attempt", "encode_opening", "row_of"]
+__all__ = ["Row", "RowLine", "decode_opening", "decode_row", "encode_attempt", "encode_opening", "row_of"]
 
 
 class RowLine(msgspec.Struct, frozen=True, gc=False):
@@ -26,61 +26,55 @@ class RowLine(msgspec.Struct, frozen=True, gc=False):
     cost_nanousd: int
 
 
-class Row(msgspec.Struct, frozen=True, gc=False):
-    """The columns of the ledger's ``attempt`` table, but for ``sequence``, which the books give."""
+class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """An attempt as the ledger takes it in (``sql/ledger_append.sql``). What a call usually does not have is left out."""
 
     attempt_id: str
     call_id: str
-    number: int
-    kind: str
+    number: int = 1
+    kind: str = "model"
     door: str
     operation: str
     started_us: int
     provider: str
     model_asked: str
     model: str
-    org: str
-    team: str
-    project: str
-    user: str
-    agent: str
-    session: str
-    task: str
-    parent_task: str
-    key: str
-    labels: dict[str, str]
-    input_tokens: int | None
-    cache_read_tokens: int | None
-    cache_write_tokens: int | None
-    cache_write_1h_tokens: int | None
-    output_tokens: int | None
-    reasoning_tokens: int | None
-    units: dict[str, int]
-    cost_nanousd: int | None
-    cost_input_nanousd: int | None
-    cost_cache_read_nanousd: int | None
-    cost_cache_write_nanousd: int | None
-    cost_output_nanousd: int | None
-    cost_other_nanousd: int | None
-    unpriced_reason: str | None
-    reported_nanousd: int | None
-    avoided_nanousd: int | None
-    lines: tuple[RowLine, ...]
+    org: str = ""
+    team: str = ""
+    project: str = ""
+    user: str = ""
+    agent: str = ""
+    session: str = ""
+    task: str = ""
+    parent_task: str = ""
+    key: str = ""
+    labels: dict[str, str] | None = None
+    units: dict[str, int] | None = None
+    cost_nanousd: int | None = None
+    cost_input_nanousd: int = 0
+    cost_cache_read_nanousd: int = 0
+    cost_cache_write_nanousd: int = 0
+    cost_output_nanousd: int = 0
+    cost_other_nanousd: int = 0
+    unpriced_reason: str | None = None
+    reported_nanousd: int | None = None
+    avoided_nanousd: int | None = None
+    lines: tuple[RowLine, ...] = ()
     price_book: str
-    notes: tuple[str, ...]
-    estimated: bool
-    latency_ms: float | None
-    first_token_ms: float | None
-    status: str
-    http_status: int | None
-    error: str
-    response_id: str
-    finish: str
-    tools: tuple[str, ...]
-    stream: bool
-    trace_id: str
-    span_id: str
-    decision: str
+    notes: tuple[str, ...] = ()
+    estimated: bool = False
+    latency_ms: float | None = None
+    first_token_ms: float | None = None
+    status: str = "ok"
+    http_status: int | None = None
+    error: str = ""
+    response_id: str = ""
+    finish: str = ""
+    tools: tuple[str, ...] = ()
+    stream: bool = False
+    trace_id: str = ""
+    span_id: str = ""
+    decision: str = "{}"
 
 
 _CLASSES = 5
@@ -101,12 +95,11 @@ def _cost_class(unit: str) -> int:
 _COST_CLASS = {unit.name: _cost_class(unit.name) for unit in UNITS}
 
 
-def _costs(charge: Charge) -> list[int] | list[None]:
-    if charge.amount is None:
-        return [None] * _CLASSES
+def _costs(charge: Charge) -> list[int]:
     sums = [0] * _CLASSES
-    for line in charge.lines:
-        sums[_COST_CLASS.get(line.unit, _CLASSES - 1)] += line.cost
+    if charge.amount is not None:
+        for line in charge.lines:
+            sums[_COST_CLASS.get(line.unit, _CLASSES - 1)] += line.cost
     return sums
 
 
@@ -146,14 +139,8 @@ def row_of(attempt: Attempt) -> Row:
         task=scope.task,
         parent_task=scope.parent_task,
         key=scope.key,
-        labels=dict(scope.labels),
-        input_tokens=usage.input_tokens if usage else None,
-        cache_read_tokens=usage.cache_read_tokens if usage else None,
-        cache_write_tokens=usage.cache_write_tokens if usage else None,
-        cache_write_1h_tokens=usage.cache_write_1h_tokens if usage else None,
-        output_tokens=usage.output_tokens if usage else None,
-        reasoning_tokens=usage.reasoning_tokens if usage else None,
-        units=usage.counts() if usage else {},
+        labels=dict(scope.labels) if scope.labels else None,
+        units=None if usage is None else usage.counts(),
         cost_nanousd=charge.amount,
         cost_input_nanousd=costs[0],
         cost_cache_read_nanousd=costs[1],
@@ -184,6 +171,7 @@ def row_of(attempt: Attempt) -> Row:
 
 _encoder = msgspec.json.Encoder()
 _opening_decoder = msgspec.json.Decoder(Opening)
+_row_decoder = msgspec.json.Decoder(Row)
 
 
 def encode_attempt(attempt: Attempt) -> bytes:
@@ -192,6 +180,11 @@ def encode_attempt(attempt: Attempt) -> bytes:
 
 def encode_opening(opening: Opening) -> bytes:
     return _encoder.encode(opening)
+
+
+def decode_row(data: bytes) -> Row:
+    """Raises msgspec.DecodeError when the bytes are not a row."""
+    return _row_decoder.decode(data)
 
 
 def decode_opening(data: bytes) -> Opening:

@@ -21,6 +21,7 @@ from bursar.adapters.data_dir import DataDir
 from bursar.adapters.http_server import HttpServer
 from bursar.adapters.keys import KeyStore
 from bursar.adapters.prices_file import bundled_book
+from bursar.adapters.rows import Row, decode_row
 from bursar.adapters.verify import verify
 from bursar.compose import now_us, open_books_file, open_ledger
 from bursar.config import ProviderSettings, Server, Settings
@@ -95,6 +96,26 @@ def task_name() -> str:
     return f"task-{next(_numbers)}"
 
 
+_COUNTS = (
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+)
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    """A row as the ledger has it: with what its JSON leaves out, and the counts as columns."""
+    columns = msgspec.structs.asdict(row)
+    columns["lines"] = [msgspec.structs.asdict(line) for line in row.lines]
+    columns["labels"] = row.labels or {}
+    columns["tools"], columns["notes"] = list(row.tools), list(row.notes)
+    columns["units"] = row.units or {}
+    return columns | {name: None if row.units is None else row.units.get(name, 0) for name in _COUNTS}
+
+
 @dataclass
 class House:
     """A running gateway (``url``), its providers, and what it booked."""
@@ -124,7 +145,7 @@ class House:
 
     def rows(self, task: str | None = None) -> list[dict[str, Any]]:
         """The booked rows, of one task or all, in the order of their ending."""
-        rows = [json.loads(entry.row) for entry in self.books.endings_after(0, 10_000)]
+        rows = [_columns(decode_row(entry.row)) for entry in self.books.endings_after(0, 10_000)]
         return [row for row in rows if task is None or row["task"] == task]
 
     async def row(self, task: str, *, within_s: float = 5.0) -> dict[str, Any]:
