@@ -307,6 +307,21 @@ class TestOnALoop:
         other.close()
 
 
+def test_the_log_does_not_grow_without_end(books: BooksFile, tmp_path: Path, clock: Clock) -> None:
+    """Commits that never wait leave the log to a checkpoint from elsewhere, which lets it begin again."""
+    books.never_wait()
+    other = BooksFile(tmp_path / "books.sqlite3", clock_us=clock, hold_ttl_us=1_000)
+    log = tmp_path / "books.sqlite3-wal"
+    books.observe((replace(an_attempt(f"a{i}"), error="x" * 4_000) for i in range(5_000)), batch=100)
+    grown = log.stat().st_size
+    assert grown > 17_000_000
+    other.checkpoint()
+    books.observe((an_attempt(f"b{i}") for i in range(1_000)), batch=100)
+    assert log.stat().st_size == grown
+    assert balance(books) == (0, 1_500 * 6_000, 0)
+    other.close()
+
+
 names = st.sampled_from([f"c{i}" for i in range(6)])
 amounts = st.one_of(st.none(), st.integers(0, 10**12))
 

@@ -42,6 +42,8 @@ __all__ = ["Balance", "BooksFile", "Operation", "attempt_digest"]
 Operation: TypeAlias = NeedsHold | NeedsSettlement
 
 _SCHEMA_VERSION: Final = 1
+# 16 MB: under constant load a passive checkpoint never catches up to where the log could begin again.
+_LOG_PAGES_MAX: Final = 4_096
 _HOLD, _ENDING, _CORRECTION, _ROLLUP = range(4)
 
 T = TypeVar("T")
@@ -92,8 +94,16 @@ class BooksFile:
         self._db.close()
 
     def never_wait(self) -> None:
-        """From now on a busy database raises ``BooksBusyError`` at once: for callers that must not block."""
+        """For callers that must not block: a busy database raises ``BooksBusyError`` at once, and no commit moves the log
+        into the database file, which would wait for the disk; ``checkpoint`` from elsewhere does."""
         self._db.execute("PRAGMA busy_timeout = 0")
+        self._db.execute("PRAGMA wal_autocheckpoint = 0")
+
+    def checkpoint(self) -> None:
+        """Move the log into the database file. Only a log that has grown large makes writers wait for it."""
+        _, pages, _ = self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if pages > _LOG_PAGES_MAX:
+            self._db.execute("PRAGMA wal_checkpoint(RESTART)")
 
     # --- writing ----------------------------------------------------------------------------------------------
 

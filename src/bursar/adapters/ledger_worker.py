@@ -62,6 +62,7 @@ class LedgerWorker:
         last = books.last_sequence()
         if last == self._position:
             return 0
+        books.checkpoint()
         ledger = self._open_ledger()
         try:
             ship(books, ledger)
