@@ -61,7 +61,7 @@ def _run(wanted: list[str], *, quick: bool) -> tuple[list[Report], bool]:
         begin = time.monotonic()
         try:
             report = import_module(f"bench.{name}").measure(quick=quick)
-        except BenchError as error:
+        except (BenchError, OSError) as error:
             print(f"\n== {name} ==\n  FAILED: {error}", flush=True)
             failed = True
             continue

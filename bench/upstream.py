@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import samples
-from bench.measure import PYTHON, Processes, free_port
+from bench.measure import PYTHON, BenchError, Processes, free_port
 
 __all__ = ["PAUSE_MS", "Upstream", "start_upstream"]
 
@@ -60,9 +60,12 @@ class Upstream:
     port: int
     name: str
     counts: bool
+    process: subprocess.Popen[bytes]
 
     def served(self) -> int:
-        """How many requests came so far, without those that asked this."""
+        """How many requests came so far, without those that asked this. Raises BenchError when it has ended."""
+        if self.process.poll() is not None:
+            raise BenchError(f"the upstream ({self.name}) ended with exit code {self.process.returncode}: run again")
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/served", timeout=5) as answer:
             requests = int(answer.read().split()[9])
         _ASKED[self.port] = _ASKED.get(self.port, 0) + 1
@@ -74,18 +77,18 @@ _ASKED: dict[int, int] = {}
 
 def start_upstream(processes: Processes, directory: Path, on: set[int] | None) -> Upstream:
     port = free_port()
-    processes.start([PYTHON, "-m", "bench.upstream", port], log=directory / "upstream.log", on=on)
+    slow = processes.start([PYTHON, "-m", "bench.upstream", port], log=directory / "upstream.log", on=on)
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if nginx is None:
-        return Upstream(port, "granian (no nginx here)", counts=False)
+        return Upstream(port, "granian (no nginx here)", counts=False, process=slow)
     front = free_port()
     chat = samples.CHAT.decode().replace(samples.RESPONSE_ID, "$request_id")
     (directory / "stream.sse").write_bytes(samples.STREAM)
     config = directory / "nginx.conf"
     config.write_text(_NGINX.format(dir=directory, port=front, paced=port, chat=chat), encoding="utf-8")
-    processes.start([nginx, "-p", directory, "-c", config], log=directory / "nginx.out", on=on)
+    fast = processes.start([nginx, "-p", directory, "-c", config], log=directory / "nginx.out", on=on)
     version = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=False).stderr.split("/")[-1].strip()
-    return Upstream(front, f"nginx {version}", counts=True)
+    return Upstream(front, f"nginx {version}", counts=True, process=fast)
 
 
 _JSON = [("content-type", "application/json")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from pathlib import Path
 
 from bursar.adapters.prices_file import price_list_text
@@ -24,7 +24,8 @@ def main() -> None:
     if checking:
         day = json.loads(TARGET.read_text(encoding="utf-8"))["version"].rpartition("+")[2]
     else:
-        day = sys.argv[1] if len(sys.argv) > 1 else datetime.now(timezone.utc).date().isoformat()
+        today = datetime.now(timezone.utc).date().isoformat()
+        day = date.fromisoformat(sys.argv[1] if len(sys.argv) > 1 else today).isoformat()
     listed = installed_price_list()
     source = listed.pop("source")
     document = {"format": listed.pop("format"), "version": f"{source}+{day}", "source": source, **listed}

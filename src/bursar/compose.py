@@ -74,9 +74,14 @@ def open_prices(path: Path | None, settings: Settings | None = None) -> PriceBoo
     if settings is None:
         settings = settings_of(data)
     try:
-        return load_book(data.path, overrides_layer(settings.prices) if settings.prices else None)
+        own = overrides_layer(settings.prices) if settings.prices else None
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    try:
+        return load_book(data.path, own)
+    except ValueError as error:
+        way_out = "remove the file: the bundled prices apply then, until the next `bursar prices refresh`"
+        raise ConfigError(f"{error}; {way_out}") from None
 
 
 def open_books_file(data: DataDir, settings: Settings) -> BooksFile:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
@@ -101,7 +101,22 @@ def parse_settings(text: str, *, name: str = CONFIG_NAME) -> Settings:
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), lines, name)) from None
     _check(settings, lines, name)
+    if settings.prices:
+        _check_prices(settings.prices, lines, name)
     return settings
+
+
+def _check_prices(prices: Mapping[str, Any], lines: Mapping[str, int], name: str) -> None:
+    from bursar.core.pricelist import overrides_layer  # not needed where there are no prices
+
+    try:
+        overrides_layer(prices)
+    except ValueError as error:
+        found = re.match(r"prices[\w.\[\]]*", str(error))
+        path = found[0] if found else "prices"
+        while path not in lines and path != "prices":  # a key that is missing has no line: its parent has
+            path = re.sub(r"(\.\w+|\[\d+\]|.)$", "", path)
+        raise ConfigError(f"{_at(name, lines, path)}: {error}") from None
 
 
 def _check(settings: Settings, lines: Mapping[str, int], name: str) -> None:
@@ -128,6 +143,17 @@ def _at(name: str, lines: Mapping[str, int], path: str) -> str:
 
 
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<field>[^`]+)`(?: - at `\$\.?(?P<path>[^`]*)`)?")
+_KINDS: Final = re.compile(r"Expected (\w+)(?: \| null)?, got (\w+)")
+_KIND_WORDS: Final = {
+    "array": "a list",
+    "bool": "true or false",
+    "decimal": "a number with decimals",
+    "int": "a whole number",
+    "null": "nothing",
+    "object": "keys with values",
+    "str": "text",
+}
+_CHOICES: Final = {"durability": ("process", "power")}
 _OTHER: Final = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$")
 
 
@@ -143,6 +169,11 @@ def _explain(message: str, lines: Mapping[str, int], name: str) -> str:
     assert found is not None
     path = _clean(found["path"] or "", lines)
     what = found["what"].replace("`", "")
+    if kinds := _KINDS.fullmatch(what):
+        wanted, got = (_KIND_WORDS.get(kind, kind) for kind in kinds.groups())
+        what = f"expected {wanted}, not {got}"
+    elif path in _CHOICES:
+        what += f"; choose from {', '.join(_CHOICES[path])}"
     return f"{_at(name, lines, path)}: {path or 'the file'}: {what[:1].lower()}{what[1:]}"
 
 
@@ -178,7 +209,9 @@ def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
     value = _plain(root, "", lines, name, depth=0)
     if not isinstance(value, dict):
         raise ConfigError(f"{name}:1: the file must hold keys and values")
-    return value, lines  # pyright: ignore[reportUnknownVariableType]: whatever the file holds, msgspec checks it next
+    # A section of which everything is commented out is the same as an absent one.
+    sections = {key: below for key, below in cast("dict[str, Any]", value).items() if below is not None}
+    return sections, lines
 
 
 def _plain(node: Any, path: str, lines: dict[str, int], name: str, depth: int) -> Any:

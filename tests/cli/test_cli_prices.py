@@ -83,8 +83,9 @@ def test_show_prints_every_rate_of_a_model(data: Path) -> None:
     assert {"2025-06-10"} <= {row["from"] for row in rows}
     assert {"service_tier=flex"} <= {row["terms"] for row in rows}
     text = run(data, "show", "o3", "--provider", "openai").output
-    assert "input_tokens" in text
-    assert "Price book genai-prices-0.2.3" in text
+    assert "Price book genai-prices-0.2.3+2026-" in text
+    for cell in ("openai/o3", "cache_read_tokens", "service_tier=priority", "2025-06-10"):  # whole at 80 columns
+        assert cell in text
 
 
 def test_the_price_rows_shown_are_those_a_charge_names(data: Path) -> None:
@@ -132,6 +133,10 @@ def test_show_lists_providers_and_says_what_it_does_not_know(data: Path) -> None
     assert (unknown.exit_code, "no price for model 'gpt-4' of 'google'" in unknown.output) == (1, True)
     near = run(data, "show", "opus-4-6", "--provider", "anthropic")
     assert "like it: anthropic/claude-opus-4-6" in near.output
+    typo = run(data, "show", "gpt-4.1-minny", "--provider", "openai")
+    assert "like it: openai/gpt-4.1-mini" in typo.output
+    strange = run(data, "show", "zzzzzzzz", "--provider", "openai")
+    assert "`bursar prices show --provider openai` lists what there is" in strange.output
     assert run(data, "show", "--provider", "nobody").exit_code == 1
     assert run(data, "show", "o3", "--at", "yesterday").exit_code == 2
 
@@ -155,7 +160,7 @@ def test_a_new_price_applies_from_today_and_old_calls_keep_theirs(
     before = [cost(data, "openai", "o3", at) for at in past]
     rates(listed, "openai", "o3")["input_tokens"] = "2.2"
     source = saved(tmp_path, listed)
-    assert "2 -> 2.2" in run(data, "diff", source).output
+    assert "2 -> 2.2" in run(data, "diff", "--from", source).output
     assert not (data / "prices.json").exists()
     done = answer(data, "refresh", "--from", source)
     assert [(c["model"], c["old"], c["new"], c["start"]) for c in done["changes"]] == [
@@ -193,7 +198,7 @@ def test_a_large_move_is_refused_as_a_whole_without_accept(
     assert f"! openai/o3 input_tokens: 2 -> {price} USD per 1M tokens" in refused.stdout
     assert "refused: 1 large move" in refused.stderr
     assert list(data.iterdir()) == []
-    assert answer(data, "diff", source)["needs_accept"] is True
+    assert answer(data, "diff", "--from", source)["needs_accept"] is True
     accepted = run(data, "refresh", "--from", source, "--accept")
     assert (accepted.exit_code, "2 changes" in accepted.output) == (0, True)
     assert cost(data, "openai", "o3", datetime.now(timezone.utc)) == cost_of(price)
@@ -251,7 +256,7 @@ def test_a_damaged_source_is_refused(data: Path, tmp_path: Path, content: bytes,
     result = run(data, "refresh", "--from", str(tmp_path / "bad.json"))
     assert result.exit_code == 1
     assert message in result.stderr
-    assert run(data, "diff", str(tmp_path / "none.json")).exit_code == 1
+    assert run(data, "diff", "--from", str(tmp_path / "none.json")).exit_code == 1
 
 
 def test_a_source_that_is_too_large_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +337,7 @@ def test_refresh_over_http_in_the_published_format(data: Path, server: str) -> N
     """genai-prices' own JSON: numbers are exact, what it does not list stays alone."""
     model = {"id": "gpt-4.1", "match": {"equals": "gpt-4.1"}, "prices": {"input_mtok": 2.20, "output_mtok": 8}}
     _Handler.bodies["/data.json"] = json.dumps([{"id": "openai", "models": [model]}]).encode()
-    done = answer(data, "diff", f"{server}/data.json")
+    done = answer(data, "diff", "--from", f"{server}/data.json")
     prices_changed = [c for c in done["changes"] if c["kind"] == "price"]
     assert [(c["model"], c["unit"], c["old"], c["new"]) for c in prices_changed] == [
         ("gpt-4.1", "input_tokens", "2", "2.2")
@@ -347,6 +352,8 @@ def test_a_server_without_prices_is_one_line(data: Path, server: str) -> None:
     """404, nobody there, a file URL: exit 1, nothing changes."""
     missing = run(data, "refresh", "--from", f"{server}/none")
     assert (missing.exit_code, "404" in missing.stderr) == (1, True)
-    assert run(data, "refresh", "--from", "http://127.0.0.1:9/").exit_code == 1
+    silent = run(data, "refresh", "--from", "http://127.0.0.1:9/")
+    assert silent.exit_code == 1
+    assert "http://127.0.0.1:9/: Connection refused; no price has changed; without a network: --from" in silent.stderr
     assert run(data, "refresh", "--from", "file:///etc/hostname").exit_code == 1
     assert list(data.iterdir()) == []

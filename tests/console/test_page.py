@@ -89,6 +89,7 @@ def test_figures_are_those_of_the_api(
     expect(page.locator("table[data-by=model] tbody tr").nth(2)).to_contain_text("unpriced")
     expect(page.locator("#chart svg title").first).to_have_text("Spend per day")
     assert page.locator("#chart g.day").count() == 30
+    expect(page.locator("#chart-legend")).to_contain_text("? calls of that day are unpriced")
     page.click("summary")
     expect(page.locator("#days tbody tr")).to_have_count(30)
     expect(page.locator("#unpriced")).to_contain_text("no price for new")
@@ -125,6 +126,8 @@ def test_a_task_opens_as_a_tree(
     page.goto(serve(filled))
     page.click("table[data-by=task] button.link >> text=research")
     expect(page.locator("#task-facts")).to_contain_text("~$12.34 with 1 sub-task")
+    expect(page.locator("table[data-by=task] tr", has_text="research").locator(".below")).to_have_text("1 sub-task")
+    expect(page.locator("table[data-by=task]")).not_to_contain_text("part")
     rows = page.locator("#task-steps tbody tr")
     expect(rows).to_have_count(3)
     expect(rows.nth(1)).to_contain_text("part")
@@ -160,13 +163,16 @@ def test_an_empty_ledger_says_how_to_begin_and_then_comes_alive(
 def test_an_old_ledger_is_not_a_blank_page(
     ledger: MemoryLedger, serve: Callable[[Any], str], browser_page: tuple[Page, list[str]]
 ) -> None:
-    """When everything is older than 30 days, as after an import, the tables show all time and the page says so."""
+    """When everything is older than 30 days, as after an import, the tables show all time, the chart its last days, and the page says so."""
     ledger.attempt(ago=timedelta(days=100), task="old", cost_nanousd=5_000_000_000)
     page, complaints = browser_page
     page.goto(serve(ledger))
     expect(page.locator("table[data-by=task]")).to_contain_text("$5.00")
     expect(page.locator("button[data-period=all]")).to_have_attribute("aria-pressed", "true")
-    expect(page.locator("#days-note")).to_contain_text("no calls in these 30 days")
+    expect(page.locator("#days-note")).to_have_text("no calls since 2025-12-21: the 30 days to then, in UTC")
+    expect(page.locator("#chart desc")).to_contain_text("The dearest was 2025-12-21 with $5.00.")
+    expect(page.locator("[data-figure='30d'] .amount")).to_have_text("$0.00")
+    expect(page.locator("#chart-legend")).to_be_hidden()
     assert complaints == []
 
 

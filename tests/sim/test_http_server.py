@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -218,3 +219,24 @@ def test_the_command_explains_its_mistakes(arguments: list[str], says: str) -> N
     assert done.returncode != 0
     assert says in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+async def test_idle_connections_do_not_keep_others_out() -> None:
+    """With more idle connections than the listening queue is long, a request is still answered."""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 3_000:
+        pytest.skip("this needs 3,000 open files, the limit (ulimit -n) is lower")
+
+    async def app(scope: HttpScope, protocol: HttpProtocol) -> None:
+        await protocol()
+        protocol.response_bytes(200, [], b"here")
+
+    server = HttpServer(app, "127.0.0.1", 0)
+    await server.start()
+    idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(1_200)]
+    try:
+        async with httpx2.AsyncClient() as client:
+            assert (await client.get(server.url, timeout=5)).text == "here"
+    finally:
+        for _, writer in idle:
+            writer.close()
+        await server.stop(0.1)

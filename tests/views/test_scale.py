@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from bursar.views.spend import spend
-from bursar.views.tasks import tasks
+from bursar.views.tasks import tasks, top_tasks
 from seeding import MemoryLedger, generate
 
 _GIB = 1024**3
@@ -44,6 +44,10 @@ def test_a_hundred_thousand_rows_answer_at_once() -> None:
         assert sum(row.measures.cost_nanousd or 0 for row in report.rows) == plain["cost"]
         assert _median_seconds(lambda by=by: spend(ledger, by=[by], limit=100)) < 0.3
     assert _median_seconds(lambda: tasks(ledger, limit=100)) < 0.5
+    top = top_tasks(ledger)
+    assert sum(row.measures.cost_nanousd or 0 for row in top.rows) == plain["cost"]
+    assert sum(1 + row.sub_tasks for row in top.rows) == spend(ledger, by=["task"]).group_count
+    assert _median_seconds(lambda: top_tasks(ledger, limit=10)) < 0.3
 
 
 @pytest.mark.long
@@ -65,6 +69,7 @@ def test_ten_million_rows_group_in_a_third_of_a_second(tmp_path: Path) -> None:
             for by in ("model", "agent", "task", "day")
         }
         figures["day in Berlin"] = _median_seconds(lambda: spend(ledger, by=["day"], tz="Europe/Berlin"))
+        figures["top tasks"] = _median_seconds(lambda: top_tasks(ledger, limit=10))
         figures["tasks"] = _median_seconds(lambda: tasks(ledger, limit=100))
         peak = _resident_bytes("VmHWM")
         print({name: f"{seconds * 1000:.0f} ms" for name, seconds in figures.items()}, f"{peak / 2**20:.0f} MiB")

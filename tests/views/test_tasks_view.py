@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from bursar.views.asking import BadQuestion
 from bursar.views.feed import feed
 from bursar.views.overview import overview
-from bursar.views.tasks import Node, NoTask, SeveralTasks, TaskTree, task, tasks
+from bursar.views.spend import spend
+from bursar.views.tasks import Node, NoTask, SeveralTasks, TaskTree, task, tasks, top_tasks
 from seeding import NOW, MemoryLedger
 
 
@@ -125,6 +126,79 @@ def test_the_beginning_of_an_id_is_enough_when_it_is_unique(ledger: MemoryLedger
     assert task(ledger, "%") == NoTask("%")
     with pytest.raises(BadQuestion):
         task(ledger, "")
+
+
+def test_the_beginning_of_a_task_and_of_its_sub_tasks_is_that_task(ledger: MemoryLedger) -> None:
+    """A session and its agents share their beginning: it opens the session, also past tasks of other names."""
+    ledger.attempt(task="session-1", ago=timedelta(hours=1))
+    for number in range(20):
+        ledger.attempt(task=f"session-1/agent-{number}", parent_task="session-1")
+    ledger.attempt(task="helper", parent_task="session-1/agent-3")
+    ledger.attempt(task="session-1/leaf", parent_task="helper")
+    assert _tree(ledger, "sess").root.task == "session-1"
+    assert _tree(ledger, "session-1/l").root.task == "session-1/leaf"
+    assert isinstance(task(ledger, "session-1/"), SeveralTasks)
+    ledger.attempt(task="session-2")
+    assert task(ledger, "sess") == SeveralTasks("sess", ("session-1", "session-2"), more=False)
+
+
+def test_the_beginning_of_a_circle_is_ambiguous(ledger: MemoryLedger) -> None:
+    """Of two tasks that name each other as parents neither stands for both."""
+    ledger.attempt(task="loop-a", parent_task="loop-b")
+    ledger.attempt(task="loop-b", parent_task="loop-a")
+    answer = task(ledger, "loop")
+    assert isinstance(answer, SeveralTasks)
+    assert set(answer.candidates) == {"loop-a", "loop-b"}
+
+
+def test_top_tasks_hold_everything_below_them(ledger: MemoryLedger) -> None:
+    """Each call counts in one row: its top task's, also when that made no call, or else that of no task."""
+    _family(ledger)
+    ledger.attempt(task="worker", parent_task="silent", cost_nanousd=50)
+    ledger.attempt(task="loop-a", parent_task="loop-b", cost_nanousd=3)
+    ledger.attempt(task="loop-b", parent_task="loop-a", cost_nanousd=4)
+    ledger.attempt(task="on-the-loop", parent_task="loop-b", cost_nanousd=5)
+    ledger.attempt(task="own-parent", parent_task="own-parent", cost_nanousd=2)
+    ledger.attempt(cost_nanousd=1)
+    ledger.rollup(cost_nanousd=1_000)
+    answer = top_tasks(ledger)
+    assert [(row.task, row.measures.cost_nanousd, row.sub_tasks) for row in answer.rows] == [
+        ("", 1_001, 0),
+        ("top", 121, 3),
+        ("silent", 50, 1),
+        ("loop-a", 12, 2),
+        ("own-parent", 2, 0),
+    ]
+    assert (answer.rows[1].measures.calls, answer.rows[1].measures.unpriced_calls) == (5, 1)
+    shown = top_tasks(ledger, limit=2)
+    assert ([row.task for row in shown.rows], shown.task_count) == (["", "top"], 5)
+    assert top_tasks(ledger, since=NOW - timedelta(seconds=15)).rows[0].task == "silent"
+
+
+def test_what_has_no_known_cost_comes_before_what_cost_nothing(ledger: MemoryLedger) -> None:
+    """Refused calls cost $0.00 for sure; an unpriced one may be the dearest of all and must not be hidden by them."""
+    for number in range(12):
+        ledger.attempt(task=f"refused-{number}", model=f"m{number}", cost_nanousd=0, status="error", input_tokens=None)
+    ledger.attempt(task="unknown", model="new", cost_nanousd=None)
+    ledger.attempt(task="mixed", model="half", cost_nanousd=0)
+    ledger.attempt(task="mixed", model="half", cost_nanousd=None)
+    ledger.attempt(task="paid", model="known", cost_nanousd=1)
+    assert [row.task for row in top_tasks(ledger, limit=3).rows] == ["paid", "mixed", "unknown"]
+    assert {row.task for row in tasks(ledger, limit=3).rows} == {"paid", "mixed", "unknown"}
+    models = [row.keys[0] for row in spend(ledger, by=["model"], limit=3).rows]
+    assert models == ["known", "half", "new"]
+
+
+def test_the_days_of_an_old_ledger_are_its_last_thirty(ledger: MemoryLedger) -> None:
+    """After an import of old calls the figures are zero, and the days end with the last call's in the time zone."""
+    ledger.attempt(at=datetime(2025, 6, 30, 23, 30, tzinfo=timezone.utc), cost_nanousd=7)
+    ledger.attempt(at=datetime(2025, 6, 2, 12, tzinfo=timezone.utc), cost_nanousd=5)
+    ledger.attempt(at=datetime(2025, 1, 1, tzinfo=timezone.utc), cost_nanousd=3)
+    utc, berlin = (overview(ledger, now=NOW, tz=tz) for tz in ("UTC", "Europe/Berlin"))
+    assert utc.figures["30d"].calls == 0
+    assert (utc.days[0][0], utc.days[-1][0]) == ("2025-06-01", "2025-06-30")
+    assert (berlin.days[0][0], berlin.days[-1][0]) == ("2025-06-02", "2025-07-01")
+    assert [sum(m.cost_nanousd or 0 for _, m in days) for days in (utc.days, berlin.days)] == [12, 12]
 
 
 def test_the_feed_gives_the_newest_after_a_sequence(ledger: MemoryLedger) -> None:

@@ -27,7 +27,14 @@ __all__ = ["HttpServer", "ProtocolClosed"]
 _BACKLOG: Final = 1024
 _CANCEL_TRIES: Final = 20
 _CANCEL_WAIT_S: Final = 0.25
-_SERVER_OPTIONS: Final[dict[str, Any]] = {"interface": "rsgi", "websockets": False, "log_enabled": False}
+# Open connections, idle ones too; past it new ones wait. The server's own default is the backlog.
+_CONNECTIONS_MAX: Final = 65_536
+_SERVER_OPTIONS: Final[dict[str, Any]] = {
+    "interface": "rsgi",
+    "websockets": False,
+    "log_enabled": False,
+    "backpressure": _CONNECTIONS_MAX,
+}
 
 
 class HttpServer:

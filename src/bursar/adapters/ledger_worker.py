@@ -33,9 +33,9 @@ class LedgerWorker:
         self._books: BooksFile | None = None
         self._position = -1
 
-    async def ship(self) -> int:
-        """Ship what is new. Returns how many endings the ledger lags behind, in sequences. Raises LedgerError."""
-        return await self._run(self._ship)
+    async def ship(self, *, at_least: int = 1) -> int:
+        """Ship what is new, if it is ``at_least`` so many sequences. Returns how many the ledger lags. Raises LedgerError."""
+        return await self._run(lambda: self._ship(at_least))
 
     async def ask(self, question: Callable[[DuckLedger], T]) -> T:
         """Answer from the ledger, with everything in it that is in the books now. Raises LedgerError."""
@@ -57,12 +57,13 @@ class LedgerWorker:
             self._books = self._open_books()
         return self._books
 
-    def _ship(self) -> int:
+    def _ship(self, at_least: int) -> int:
         books = self._file()
-        last = books.last_sequence()
-        if last == self._position:
-            return 0
-        books.checkpoint()
+        lag = books.last_sequence() - self._position
+        if lag:
+            books.checkpoint()
+        if lag < at_least:
+            return lag
         ledger = self._open_ledger()
         try:
             ship(books, ledger)

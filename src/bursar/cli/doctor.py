@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 import click
 
@@ -71,8 +72,9 @@ def _findings(path: Path | None, config: Path | None) -> Iterator[Finding]:
     except BursarError as error:
         yield Finding("configuration", "problem", str(error))
         return
-    yield from _configuration(data, settings, config)
-    yield from _prices(data, settings)
+    prices = _prices(data, settings)
+    yield from _configuration(data, settings, config, readable=prices.state != "problem")
+    yield prices
     yield from _stores(data, settings)
     yield from _server(data)
 
@@ -86,12 +88,14 @@ def _disk(data: DataDir) -> Iterator[Finding]:
         yield Finding("data directory", "note", f"others may read {data.path}: chmod 700 keeps names and spend private")
 
 
-def _configuration(data: DataDir, settings: Settings, config: Path | None) -> Iterator[Finding]:
+def _configuration(data: DataDir, settings: Settings, config: Path | None, *, readable: bool) -> Iterator[Finding]:
     from bursar.compose import find_config, make_rulebook
     from bursar.server import check_address
 
     used = find_config(data, config)
     yield Finding("configuration", "ok", str(used) if used else "none; the defaults are used")
+    if not readable:
+        return  # without prices there are no rules to look at
     try:
         check_address(settings)
         rulebook = make_rulebook(data, settings)
@@ -105,24 +109,28 @@ def _configuration(data: DataDir, settings: Settings, config: Path | None) -> It
         wanted = rulebook.providers[name].provider.key_env
         if wanted and not os.environ.get(wanted):
             yield Finding("provider keys", "note", f"{name} is configured and {wanted} is not set")
+        row, base_url = rulebook.providers[name].provider, rulebook.providers[name].base_url
+        if (prefix := urlsplit(row.base_url).path) and not urlsplit(base_url).path:
+            text = (
+                f"{name}: base_url {base_url} has no path, the usual one of its kind ends in {prefix}: is it missing?"
+            )
+            yield Finding("configuration", "note", text)
 
 
-def _prices(data: DataDir, settings: Settings) -> Iterator[Finding]:
+def _prices(data: DataDir, settings: Settings) -> Finding:
     from bursar.adapters.prices_file import PRICES_FILE
     from bursar.compose import open_prices
 
     try:
         book = open_prices(data.path, settings)
     except BursarError as error:
-        yield Finding("prices", "problem", str(error))
-        return
+        return Finding("prices", "problem", str(error))
     refreshed = data.path / PRICES_FILE
-    if refreshed.exists():
-        days = (datetime.now(timezone.utc).timestamp() - refreshed.stat().st_mtime) / 86_400
-        state: Literal["ok", "note"] = "ok" if days <= _PRICES_AGE_DAYS_MAX else "note"
-        yield Finding("prices", state, f"{book.version}, refreshed {days:.0f} days ago (`bursar prices refresh`)")
-    else:
-        yield Finding("prices", "ok", f"{book.version}, the bundled ones (`bursar prices refresh` gets newer)")
+    if not refreshed.exists():
+        return Finding("prices", "ok", f"{book.version}, the bundled ones (`bursar prices refresh` gets newer)")
+    days = (datetime.now(timezone.utc).timestamp() - refreshed.stat().st_mtime) / 86_400
+    state: Literal["ok", "note"] = "ok" if days <= _PRICES_AGE_DAYS_MAX else "note"
+    return Finding("prices", state, f"{book.version}, refreshed {days:.0f} days ago (`bursar prices refresh`)")
 
 
 def _stores(data: DataDir, settings: Settings) -> Iterator[Finding]:

@@ -196,8 +196,10 @@ def _run(read: Reader, files: Sequence[Path], options: _Options, tally: Tally) -
             failure = str(error)
     if options.as_json:
         output.print_json(_document(summary, tally, options.dry_run, failure))
-    else:
+    elif summary.read or not failure:
         _print(summary, tally, options.dry_run)
+        if not (summary.read or tally.skipped):
+            click.echo("No call was found. Is this the right kind of file? See `bursar import --help`.", err=True)
     if failure:
         raise click.ClickException(failure)
 

@@ -79,11 +79,20 @@ class Question:
     tz: str
 
 
+class _Directory(click.Path):
+    """A directory. An empty text is refused: from an unset variable it would mean the current directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; name a directory, or leave the option out for the default one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def data_option(command: _Command) -> _Command:
     """The ``--data`` option, as the argument ``data``."""
     return click.option(
         "--data",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=_Directory(file_okay=False, path_type=Path),
         help="Bursar's data directory (default: the configured one).",
     )(command)
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from difflib import get_close_matches
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,9 +48,9 @@ def prices() -> None:
 @output.data_option
 @click.option("--json", "as_json", is_flag=True, help="Exact figures as JSON.")
 def show(model: str | None, provider: str | None, at: date | None, data: Path | None, as_json: bool) -> None:
-    """Print every rate of MODEL, with its unit, tier, terms, dates and the name of its price row.
+    """Print every rate of MODEL.
 
-    Without MODEL and --provider: the providers with prices.
+    With its unit, tier, terms, dates and, on a wide terminal, the name of its price row. Without MODEL and --provider: the providers with prices.
     """
     from bursar.compose import open_prices
 
@@ -77,33 +79,38 @@ def show(model: str | None, provider: str | None, at: date | None, data: Path | 
     click.echo(f"\nPrice book {book.version}. Calls under other terms than these cost the standard rates.")
 
 
+_SOURCE: Final = click.option(
+    "--from", "source", default=DEFAULT_URL, metavar="SOURCE", help="'package', a file, or an http(s) URL."
+)
+
+
 @prices.command()
-@click.argument("source", required=False, default=DEFAULT_URL)
+@_SOURCE
 @output.data_option
 @click.option("--json", "as_json", is_flag=True, help="Every change as JSON.")
 def diff(source: str, data: Path | None, as_json: bool) -> None:
-    """Show what a refresh from SOURCE would change. Changes nothing.
+    """Show what a refresh would change. Changes nothing.
 
     SOURCE is 'package' (the installed genai-prices), a file, or an http(s) URL; without it, what genai-prices publishes.
     """
-    with _failures():
+    with _failures(source):
         _, merged = _planned(data, source)
     _print_changes(merged, source, as_json=as_json, done=None)
 
 
 @prices.command()
-@click.option("--from", "source", default=DEFAULT_URL, metavar="SOURCE", help="'package', a file, or an http(s) URL.")
+@_SOURCE
 @click.option("--accept", is_flag=True, help=f"Also take moves of more than {LARGE_MOVE:.0%}, and to or from 0.")
 @output.data_option
 @click.option("--json", "as_json", is_flag=True, help="Every change as JSON.")
 def refresh(source: str, accept: bool, data: Path | None, as_json: bool) -> None:
-    """Take newer prices from SOURCE; by default from what genai-prices publishes.
+    """Take newer prices, by default those that genai-prices publishes.
 
     A price that differs applies from today (UTC) on; calls of earlier days keep theirs.
     """
     from bursar.adapters.prices_refresh import write_refresh
 
-    with _failures():
+    with _failures(source):
         directory, merged = _planned(data, source)
         refused = [change for change in merged.changes if change.large]
         if refused and not accept:
@@ -127,11 +134,17 @@ def _planned(data: Path | None, source: str) -> tuple[Path, Merged]:
 
 
 @contextmanager
-def _failures() -> Generator[None]:
+def _failures(source: str) -> Generator[None]:
     """A source that cannot be read or trusted is one line on standard error."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error
+        reason = getattr(reason, "strerror", None) or reason
+        said = str(reason) if source in str(reason) else f"{source}: {reason}"
+        other = "; without a network: --from package (the installed genai-prices) or --from FILE"
+        raise click.ClickException(f"{said}; no price has changed{other if '://' in source else ''}") from None
+    except ValueError as error:
         raise click.ClickException(f"{error}; no price has changed") from None
 
 
@@ -208,8 +221,12 @@ def _hours(entry: PriceEntry) -> str:
 def _not_found(book: PriceBook, model: str, provider: str | None) -> str:
     wanted = model.lower()
     names = (provider,) if provider else book.providers()
-    near = [f"{name}/{one.id}" for name in names for one in book.models(name) if wanted in one.id.lower()]
-    hint = f"; like it: {', '.join(near[:_SUGGESTED_MAX])}" if near else ""
+    known = {one.id.lower(): f"{name}/{one.id}" for name in names for one in book.models(name)}
+    near = [title for key, title in known.items() if wanted in key] or [
+        known[key] for key in get_close_matches(wanted, known, n=_SUGGESTED_MAX)
+    ]
+    listing = f"bursar prices show --provider {provider or 'PROVIDER'}"
+    hint = f"; like it: {', '.join(near[:_SUGGESTED_MAX])}" if near else f"; `{listing}` lists what there is"
     return f"no price for model {model!r}{f' of {provider!r}' if provider else ''}{hint}"
 
 
@@ -225,20 +242,25 @@ def _show_providers(book: PriceBook, *, as_json: bool) -> None:
 
 
 def _print_rates(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line per rate, below a line per model."""
     columns = (
-        output.Column("provider", "text"),
-        output.Column("model", "text"),
-        output.Column("unit", "text"),
+        output.Column("unit", "text", width_min=30),
         output.Column("USD"),
-        output.Column("per", "text"),
-        output.Column("over", spare=1),
-        output.Column("terms", "text"),
-        output.Column("from", "text"),
-        output.Column("hours", "text", spare=2),
-        output.Column("price row", "text", spare=3),
+        output.Column("per"),
+        output.Column("over", spare=0 if any(row["over_input_tokens"] for row in rows) else 4),
+        output.Column("terms", "text", width_min=22, spare=0 if any(row["terms"] for row in rows) else 5),
+        output.Column("from", spare=0 if any(row["from"] for row in rows) else 3),
+        output.Column("hours", spare=1 if any(row["hours"] for row in rows) else 6),
+        output.Column("price row", "text", spare=7),
     )
-    keys = ("provider", "model", "unit", "usd", "per", "over_input_tokens", "terms", "from", "hours", "price_row")
-    lines = [output.Line([output.clean(_cell(row[key])) for key in keys]) for row in rows]
+    keys = ("over_input_tokens", "terms", "from", "hours", "price_row")
+    lines: list[output.Line] = []
+    for name, rates in groupby(rows, key=lambda row: f"{row['provider']}/{row['model']}"):
+        lines.append(output.Line([output.clean(name), "", "", *("" for _ in keys)], "bold"))
+        for row in rates:
+            per = "1k" if row["per"].startswith("1k ") else row["per"]  # of what, says the unit
+            cells = (f"  {row['unit']}", row["usd"], per, *(_cell(row[key]) for key in keys))
+            lines.append(output.Line([output.clean(cell) for cell in cells]))
     output.print_table(output.new_console(), columns, lines)
 
 

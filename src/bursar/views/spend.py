@@ -1,6 +1,7 @@
 """What was spent, by whom and on what.
 
 Rule 1: rows are ordered by cost, dearest first; by time when the first column is a time, newest first.
+        What has no known cost comes before what is known to cost nothing: it may be the dearest of all.
 Rule 2: the total is over everything that matches, also what the limit leaves out.
 """
 
@@ -18,10 +19,17 @@ from .measures import Measures
 if TYPE_CHECKING:
     from bursar.engine.ports import Queries  # a report must not pay for loading the engine
 
-__all__ = ["ROWS_MAX", "Report", "Row", "first_and_last", "spend", "unpriced_reasons"]
+__all__ = ["DEAREST_FIRST", "ROWS_MAX", "Report", "Row", "first_and_last", "spend", "unpriced_reasons"]
 
 ROWS_MAX: Final = 1_000_000
 """The most rows one answer holds."""
+
+DEAREST_FIRST: Final = (
+    "CASE WHEN cost_nanousd > 0 THEN 0 WHEN unpriced_calls > 0 THEN 1 ELSE 2 END",
+    "coalesce(cost_nanousd, 0) DESC",
+    "calls DESC",
+)
+"""How groups with measures are ordered, as SQL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +92,7 @@ def spend(
         fine_keys.append(f"{column} AS key_{number},")
         keys.append(f"key_{number},")
     names = [f"key_{number}" for number in range(len(by))]
-    dearest_first = ["unpriced_calls >= attempts", "cost_nanousd DESC NULLS LAST", "calls DESC"]
-    ordering = [f"{names[0]} DESC", *dearest_first, *names[1:]] if by and by[0] in TIMES else [*dearest_first, *names]
+    ordering = [f"{names[0]} DESC", *DEAREST_FIRST, *names[1:]] if by and by[0] in TIMES else [*DEAREST_FIRST, *names]
     sql = statement(
         "spend",
         "spend",

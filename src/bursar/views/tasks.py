@@ -16,12 +16,25 @@ from ._sql import statement
 from .asking import BadQuestion, make_filter
 from .feed import Step
 from .measures import EMPTY, Measures, cost_text, share, time_text
-from .spend import ROWS_MAX, spend
+from .spend import DEAREST_FIRST, ROWS_MAX, spend
 
 if TYPE_CHECKING:
     from bursar.engine.ports import Queries  # a report must not pay for loading the engine
 
-__all__ = ["Node", "NoTask", "SeveralTasks", "TaskAnswer", "TaskList", "TaskRow", "TaskTree", "task", "tasks"]
+__all__ = [
+    "Node",
+    "NoTask",
+    "SeveralTasks",
+    "TaskAnswer",
+    "TaskList",
+    "TaskRow",
+    "TaskTree",
+    "TopTask",
+    "TopTasks",
+    "task",
+    "tasks",
+    "top_tasks",
+]
 
 _DEPTH_MAX: Final = 64
 """Deeper tasks are listed beside their parents, so that the nesting of an answer has a limit."""
@@ -142,6 +155,38 @@ _BELOW: Final = ("tasks", "calls", "attempts", "errors", "unpriced_calls", "esti
 
 
 @dataclass(frozen=True, slots=True)
+class TopTask:
+    """A task that is no part of another, with the figures of everything below it; "" is what names no task."""
+
+    task: str
+    measures: Measures
+    sub_tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopTasks:
+    """The dearest of them. ``task_count`` counts also those past the limit."""
+
+    rows: tuple[TopTask, ...]
+    task_count: int
+
+
+def top_tasks(queries: Queries, *, since: datetime | None = None, limit: int = ROWS_MAX) -> TopTasks:
+    """Spend by top task, dearest first. All rows together are everything that was spent, each call once."""
+    matching = make_filter(since, None, {})
+    sql = statement(
+        "tasks",
+        "top_tasks",
+        measures=statement("spend", "measures"),
+        condition=matching.condition,
+        ordering=", ".join(DEAREST_FIRST),
+    )
+    rows = queries.rows(sql, {**matching.parameters, "limit": max(1, min(limit, ROWS_MAX)), "depth_max": _DEPTH_MAX})
+    found = tuple(TopTask(row["task"], Measures.of(row), row["sub_tasks"]) for row in rows)
+    return TopTasks(found, rows[0]["task_count"] if rows else 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One task of a tree: its own figures, those with every task below it, its steps and its sub-tasks in order.
 
@@ -193,7 +238,7 @@ class NoTask:
 
 @dataclass(frozen=True, slots=True)
 class SeveralTasks:
-    """More than one task id begins with the text: some of them, the latest first."""
+    """More than one task id begins with the text, and not all are below one of them: some, the latest first."""
 
     id: str
     candidates: tuple[str, ...]
@@ -204,16 +249,21 @@ TaskAnswer: TypeAlias = TaskTree | NoTask | SeveralTasks
 
 
 def task(queries: Queries, id: str) -> TaskAnswer:  # noqa: A002 -- what it is
-    """The tree of the task with this id, or with the only id that begins with this text. Raises BadQuestion."""
+    """The tree of the task with this id, or of the only one whose id begins so, not counting tasks below it.
+
+    Raises BadQuestion.
+    """
     if not id:
         raise BadQuestion("id", "a task id is needed; `bursar tasks` lists them")
     sql = statement("tasks", "task_candidates")
-    found: list[str] = [row["task"] for row in queries.rows(sql, {"id": id, "limit": _CANDIDATES_MAX + 1})]
+    found = queries.rows(sql, {"id": id, "limit": _CANDIDATES_MAX + 1})
     if not found:
         return NoTask(id)
-    if found[0] != id and len(found) > 1:
-        return SeveralTasks(id, tuple(found[:_CANDIDATES_MAX]), more=len(found) > _CANDIDATES_MAX)
-    root = found[0]
+    root: str = found[0]["task"]
+    # In a circle each is a part of another: then none stands for all.
+    tops: list[str] = [row["task"] for row in found if not row["is_part"]] or [row["task"] for row in found]
+    if root != id and len(tops) > 1:
+        return SeveralTasks(id, tuple(tops[:_CANDIDATES_MAX]), more=len(tops) > _CANDIDATES_MAX)
     sql = statement("tasks", "subtree", task_columns=statement("tasks", "task_columns"))
     rows = {row["task"]: row for row in queries.rows(sql, {"id": root, "limit": _NODES_MAX + 1})}
     tasks_left_out = len(rows) > _NODES_MAX

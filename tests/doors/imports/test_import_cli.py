@@ -135,3 +135,17 @@ def test_a_terminal_gets_a_progress_bar_by_bytes(run, write, monkeypatch):
     result = run("jsonl", write("rows.jsonl", [ROW] * 200))
     assert result.exit_code == 0
     assert "calls" in result.output
+
+
+def test_files_without_a_call_say_so(run, write, tmp_path):
+    """A file of another kind holds no call: it is said, and is no failure."""
+    result = run("codex", write("rollout-other.jsonl", [ROW]))
+    assert result.exit_code == 0
+    assert "No call was found. Is this the right kind of file?" in result.stderr
+
+
+def test_a_failure_before_the_first_call_is_all_that_is_said(run, write):
+    """Nothing was read, so there is no table of zeros beside the error."""
+    result = run("jsonl", write("rows.jsonl", ["broken"]))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "rows.jsonl:1" in result.stderr

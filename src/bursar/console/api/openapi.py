@@ -73,6 +73,10 @@ def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def _table(row: Schema, **extra: Any) -> Schema:
+    return _object({"rows": _list(row), "total": _ref("FullFigures"), "more_rows": _COUNT}, **extra)
+
+
 _GROUPED: Final = _object(
     _FIGURES, additionalProperties={"type": "string", "description": "The columns it is grouped by."}
 )
@@ -134,12 +138,19 @@ _SCHEMAS: Final[dict[str, Schema]] = {
             "first_at": _TIME_OR_NULL,
             "last_at": _TIME_OR_NULL,
             "figures": _object(dict.fromkeys(("today", "7d", "30d"), _ref("FullFigures"))),
-            "days": _list(_object({"day": {"type": "string", "format": "date"}, **_FULL})),
+            "days": {
+                **_list(_object({"day": {"type": "string", "format": "date"}, **_FULL})),
+                "description": "The last 30 days; when these have no call, the 30 days up to the last call.",
+            },
             "tables": _object(
-                dict.fromkeys(
-                    ("model", "agent", "task"),
-                    _object({"rows": _list(_object(_FULL)), "total": _ref("FullFigures"), "more_rows": _COUNT}),
-                )
+                {
+                    "model": _table(_object({"model": _TEXT, **_FULL})),
+                    "agent": _table(_object({"agent": _TEXT, **_FULL})),
+                    "task": _table(
+                        _object({"task": _TEXT, "sub_tasks": _COUNT, **_FULL}),
+                        description="Tasks that are no part of another, with everything below them.",
+                    ),
+                }
             ),
             "unpriced_reasons": _list(_object({"reason": _TEXT, "calls": _COUNT})),
         }

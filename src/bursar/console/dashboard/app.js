@@ -171,10 +171,11 @@
         track.append(bar);
       }
       const label = by === "task" && row[by] !== "" ? taskLink(name) : make("span", { class: row[by] ? "" : "quiet" }, name);
+      const below = row.sub_tasks ? make("span", { class: "quiet below" }, plural(row.sub_tasks, "sub-task")) : "";
       return make(
         "tr",
         {},
-        make("td", { class: "name" }, label, track),
+        make("td", { class: "name" }, label, below, track),
         make("td", { class: "number" }, compact(row.calls)),
         make("td", { class: "number optional" }, compact(tokens(row))),
         costCell(row),
@@ -182,7 +183,8 @@
       );
     });
     if (answer.more_rows) {
-      const text = `and ${answer.more_rows.toLocaleString("en-US")} more: bursar spend --by ${by} --limit 1000`;
+      const command = by === "task" ? "tasks" : `spend --by ${by}`;
+      const text = `and ${answer.more_rows.toLocaleString("en-US")} more: bursar ${command} --limit 1000`;
       rows.push(make("tr", {}, make("td", { class: "quiet name", colspan: 5 }, text)));
     }
     const title = by[0].toUpperCase() + by.slice(1);
@@ -206,7 +208,7 @@
           make("h3", {}, label),
           make("p", { class: "amount" }, cost(row)),
           make("p", { class: "quiet facts" }, `${plural(row.calls, "call")}, ${compact(tokens(row))} tokens`),
-          notes.length ? make("p", { class: "warn" }, notes.join("; ")) : "",
+          ...notes.map((note) => make("p", { class: "warn" }, note)),
         );
       }),
     );
@@ -239,8 +241,8 @@
     const dearest = values.indexOf(most);
     drawing.append(svg("title", { id: "chart-title" }, "Spend per day"));
     drawing.append(svg("desc", { id: "chart-desc" }, most > 0
-      ? `The last ${days.length} days. The dearest was ${days[dearest].day} with ${money(days[dearest].cost_usd)}.`
-      : `No spend in the last ${days.length} days.`));
+      ? `${days.length} days to ${days[days.length - 1].day}. The dearest was ${days[dearest].day} with ${money(days[dearest].cost_usd)}.`
+      : `No known spend in the ${days.length} days to ${days[days.length - 1].day}.`));
     for (const part of most > 0 ? [0, 0.5, 1] : [0]) {
       const at = y(scale * part);
       drawing.append(svg("line", { x1: left, x2: width - right, y1: at, y2: at }));
@@ -270,6 +272,7 @@
       drawing.append(group);
     });
     id("chart").replaceChildren(drawing);
+    id("chart-legend").hidden = !days.some((day) => day.unpriced_calls);
   }
 
   function showDays() {
@@ -294,8 +297,12 @@
     );
     id("unpriced").replaceChildren(
       make("strong", {}, `${plural(total.unpriced_calls, "call")} in this time unpriced.`),
-      " The cost is not known and is missing from the amounts. How to add a price: ",
-      make("code", {}, "bursar prices --help"),
+      " The cost is not known and is missing from the amounts. Newer prices: ",
+      make("code", {}, "bursar prices refresh"),
+      "; your own: ",
+      make("code", {}, "prices:"),
+      " in ",
+      make("code", {}, "bursar.yaml"),
       make("ul", {}, ...items),
     );
   }
@@ -313,7 +320,9 @@
       return showOverview();
     }
     days = answer.days;
-    id("days-note").textContent = quiet ? `no calls in these 30 days; the last was on ${when(answer.last_at)}` : `days in ${tz}`;
+    id("days-note").textContent = quiet
+      ? `no calls since ${days[days.length - 1].day}: the 30 days to then, in ${tz}`
+      : `days in ${tz}`;
     for (const button of id("periods").children) {
       button.setAttribute("aria-pressed", String(button.dataset.period === answer.period));
     }

@@ -51,22 +51,76 @@ below AS MATERIALIZED (
 SELECT coalesce(own.task, below.ancestor) AS task, own.* EXCLUDE (task), below.* EXCLUDE (ancestor),
        count(*) OVER () AS task_count
 FROM own FULL JOIN below ON below.ancestor = own.task
-ORDER BY coalesce(cost_nanousd, 0) + coalesce(below_cost_nanousd, 0) DESC,
+ORDER BY CASE WHEN coalesce(cost_nanousd, 0) + coalesce(below_cost_nanousd, 0) > 0 THEN 0
+              WHEN coalesce(unpriced_calls, 0) + coalesce(below_unpriced_calls, 0) > 0 THEN 1
+              ELSE 2 END,
+         coalesce(cost_nanousd, 0) + coalesce(below_cost_nanousd, 0) DESC,
          coalesce(last_us, below_last_us) DESC,
          coalesce(own.task, below.ancestor)
 LIMIT $limit
 
--- name: task_candidates
--- The tasks whose id is, or begins with, the given text; the exact one first, then the latest.
-SELECT task
-FROM (
-    SELECT task, max(started_at) AS last_at FROM attempt WHERE starts_with(task, $id) GROUP BY task
+-- name: top_tasks
+-- Spend by the tasks that are no part of another, with everything below them in their figures; calls without a task are
+-- one row. Links are followed $depth_max levels. Of a circle of links the first name stands for all of it.
+WITH RECURSIVE own AS MATERIALIZED (
+    SELECT task, max(parent_task) AS parent, {measures} FROM spend WHERE {condition} GROUP BY task
+),
+link AS MATERIALIZED (
+    SELECT task, parent FROM own WHERE task <> '' AND parent <> '' AND parent <> task
+),
+line(task, ancestor, depth) AS (
+    SELECT task, parent, 1 FROM link
     UNION ALL
-    SELECT parent_task, max(started_at) FROM attempt WHERE starts_with(parent_task, $id) GROUP BY parent_task
+    SELECT line.task, link.parent, depth + 1 FROM line JOIN link ON link.task = line.ancestor WHERE depth < $depth_max
+),
+circle AS (
+    SELECT DISTINCT task FROM line WHERE ancestor = task
+),
+top AS (
+    SELECT line.task, coalesce(
+        max(ancestor) FILTER (link.task IS NULL),
+        min(ancestor) FILTER (circle.task IS NOT NULL),
+        arg_max(ancestor, depth)
+    ) AS top
+    FROM line LEFT JOIN link ON link.task = line.ancestor LEFT JOIN circle ON circle.task = line.ancestor
+    GROUP BY line.task
+),
+grouped AS (
+    SELECT coalesce(top.top, own.task) AS task, {measures}, count(*) FILTER (top.top <> own.task) AS sub_tasks
+    FROM own LEFT JOIN top ON top.task = own.task
+    GROUP BY ALL
 )
-WHERE task <> ''
-GROUP BY task
-ORDER BY task = $id DESC, max(last_at) DESC, task
+SELECT *, count(*) OVER () AS task_count
+FROM grouped
+ORDER BY {ordering}, task
+LIMIT $limit
+
+-- name: task_candidates
+-- The tasks whose id is, or begins with, the given text: the exact one first, those below another of them last, then
+-- the latest.
+WITH RECURSIVE found AS MATERIALIZED (
+    SELECT task, max(last_at) AS last_at
+    FROM (
+        SELECT task, max(started_at) AS last_at FROM attempt WHERE starts_with(task, $id) GROUP BY task
+        UNION ALL
+        SELECT parent_task, max(started_at) FROM attempt WHERE starts_with(parent_task, $id) GROUP BY parent_task
+    )
+    WHERE task <> ''
+    GROUP BY task
+),
+link AS MATERIALIZED (
+    SELECT task, max(parent_task) AS parent FROM attempt WHERE task <> '' GROUP BY task HAVING parent NOT IN ('', task)
+),
+line AS (
+    SELECT link.task, link.parent AS ancestor FROM link JOIN found USING (task)
+    UNION
+    SELECT line.task, link.parent
+    FROM line JOIN link ON link.task = line.ancestor
+    WHERE line.ancestor NOT IN (SELECT task FROM found)
+)
+SELECT task, task IN (SELECT line.task FROM line JOIN found ON found.task = line.ancestor) AS is_part
+FROM found
+ORDER BY task = $id DESC, is_part, last_at DESC, task
 LIMIT $limit
 
 -- name: subtree

@@ -1,0 +1,72 @@
+"""``bursar doctor`` and what every command says about a data directory or a price list that cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bursar.cli import root
+from bursar.core.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration but the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BURSAR_CONFIG", raising=False)
+
+
+def _run(*arguments: str) -> Result:
+    return CliRunner().invoke(root, arguments)
+
+
+def _findings(tmp_path: Path) -> tuple[int, list[dict[str, Any]]]:
+    result = _run("doctor", "--json", "--data", str(tmp_path / "data"))
+    return result.exit_code, json.loads(result.stdout)["findings"]
+
+
+def test_a_new_installation_has_no_problem(tmp_path: Path) -> None:
+    """Everything is looked at, nothing is wrong, exit 0."""
+    code, found = _findings(tmp_path)
+    assert code == 0
+    assert {finding["state"] for finding in found} <= {"ok", "note"}
+    assert {"python", "data directory", "configuration", "prices", "books", "ledger", "server"} <= {
+        finding["check"] for finding in found
+    }
+
+
+def test_a_damaged_price_list_is_one_problem_with_its_way_out(tmp_path: Path) -> None:
+    """doctor says it once and goes on; other commands say the same in one line."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prices.json").write_text("{")
+    code, found = _findings(tmp_path)
+    problems = [finding for finding in found if finding["state"] == "problem"]
+    assert (code, [finding["check"] for finding in problems]) == (1, ["prices"])
+    assert "prices.json: Expecting property name" in problems[0]["text"]
+    assert "remove the file: the bundled prices apply then" in problems[0]["text"]
+    assert "books" in {finding["check"] for finding in found}
+    shown = _run("prices", "show", "o3", "--data", str(tmp_path / "data"))
+    assert isinstance(shown.exception, ConfigError)
+    assert "remove the file" in str(shown.exception)
+
+
+def test_an_address_without_its_version_prefix_is_noted(tmp_path: Path) -> None:
+    """SDKs are given Anthropic's host alone, bursar.yaml needs its /v1 too: who forgets it is told."""
+    (tmp_path / "bursar.yaml").write_text("providers:\n  anthropic:\n    base_url: http://localhost:4010\n")
+    _, found = _findings(tmp_path)
+    texts = [finding["text"] for finding in found if finding["check"] == "configuration"]
+    assert any("anthropic: base_url http://localhost:4010 has no path" in text and "/v1" in text for text in texts)
+    (tmp_path / "bursar.yaml").write_text("providers:\n  anthropic:\n    base_url: http://localhost:4010/v1\n")
+    assert not any("has no path" in finding["text"] for finding in _findings(tmp_path)[1])
+
+
+def test_an_empty_data_directory_option_is_refused(tmp_path: Path) -> None:
+    """From an unset shell variable it would mean the current directory, and leave books there."""
+    result = _run("spend", "--data", "")
+    assert result.exit_code == 2
+    assert "leave the option out for the default one" in result.stderr
+    assert list(tmp_path.iterdir()) == []
