@@ -230,6 +230,16 @@ def test_compaction_forgets_the_accounts_of_old_tasks(books: BooksFile, clock: C
     assert balance(books) == (0, 16_500, 0)
 
 
+def test_damaged_books_say_what_to_do(tmp_path: Path, clock: Clock) -> None:
+    """A file that is no database is refused in one sentence with the way out, and left as it was."""
+    path = tmp_path / "books.sqlite3"
+    path.write_text("something else entirely, and long enough to be read as a header " * 10, encoding="ascii")
+    before = path.read_bytes()
+    with pytest.raises(BooksFailedError, match="--data"):
+        BooksFile(path, clock_us=clock, hold_ttl_us=1)
+    assert path.read_bytes() == before
+
+
 def test_a_newer_schema_is_refused(books: BooksFile, tmp_path: Path, clock: Clock) -> None:
     """An older Bursar does not touch the books of a newer one."""
     books.connection.execute("PRAGMA user_version = 99")

@@ -384,7 +384,7 @@ DISCOUNT = {"provider": "p", "percent": 10}
         ({"discount": []}, "prices: unknown key 'discount'; known are discounts, models"),
         ({"models": {}}, "prices.models: {} is not a list"),
         ({"models": ["m"]}, "prices.models[0]: 'm' is not a mapping"),
-        ({"models": [{"model": "m", "input": 1}]}, "prices.models[0].provider: None is not text"),
+        ({"models": [{"model": "m", "input": 1}]}, "prices.models[0].provider: is missing"),
         ({"models": [{**MODEL, "inputs": 1}]}, "prices.models[0]: unknown key 'inputs'"),
         ({"models": [{**MODEL}]}, "no price is given; for a free model write input: 0 and output: 0"),
         ({"models": [{**MODEL, "input": -1}]}, "input_tokens: -1 is not a price: it must be finite and not negative"),

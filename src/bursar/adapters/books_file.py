@@ -72,13 +72,19 @@ class BooksFile:
         self._clock_us = clock_us
         self._hold_ttl_us = hold_ttl_us
         self._deltas: dict[str, list[int]] = {}
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=0)
-        # Prompts are not in here, but names and spend are: nobody else's business.
-        path.chmod(0o600)
-        self._db.execute("PRAGMA busy_timeout = 5000")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
-        self._create(path)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=0)
+            # Prompts are not in here, but names and spend are: nobody else's business.
+            path.chmod(0o600)
+            self._db.execute("PRAGMA busy_timeout = 5000")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
+            self._create(path)
+        except (sqlite3.Error, OSError) as error:
+            raise BooksFailedError(
+                f"{path} cannot be opened as the books: {error}. Make it readable, put back a copy of it, or choose "
+                "another data directory with --data"
+            ) from error
 
     def _create(self, path: Path) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()

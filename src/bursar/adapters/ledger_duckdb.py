@@ -6,6 +6,7 @@ Rule 2: one process has the file open at a time; others ask it over HTTP, or wai
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -126,14 +127,22 @@ def _connect(path: Path | None, config: dict[str, Any], wait_s: float) -> duckdb
     while True:
         try:
             return duckdb.connect(str(path) if path is not None else ":memory:", config=config)
-        except duckdb.IOException as error:
-            if "lock" not in str(error).lower() or time.monotonic() > deadline:
-                raise LedgerError(f"{path} cannot be opened: {error}") from error
-            time.sleep(0.05)
         except duckdb.Error as error:
-            raise LedgerError(f"{path} cannot be opened: {error}") from error
+            text = str(error)
+            if not _TAKEN.search(text):
+                raise LedgerError(
+                    f"{path} cannot be opened as the ledger: {text}. Move it away: the next command makes it again from "
+                    "the books (what they have summed up already is only in the old file)"
+                ) from error
+            if time.monotonic() > deadline:
+                raise LedgerError(
+                    f"{path} has been in use for {wait_s:.0f} s: try again when that is done. {text}"
+                ) from error
+            time.sleep(0.05)
 
 
+# Another process has the file, or another connection of this one is just opening or closing it.
+_TAKEN: Final = re.compile(r"lock|Unique file handle conflict|already attached", re.IGNORECASE)
 _APPEND: Final = _sql("ledger_append")
 _ROLLUP: Final = _sql("ledger_rollup")
 _DELETE: Final = (

@@ -79,4 +79,5 @@ class Rate(NamedTuple):
     def usd_per(self, units: int) -> Decimal:
         """USD for ``units`` units, for people: exact where a decimal can be."""
         top = _CONTEXT.multiply(Decimal(self.numerator), Decimal(units))
-        return _CONTEXT.divide(top, Decimal(self.denominator * NANO_PER_USD)).normalize(_CONTEXT)
+        price = _CONTEXT.divide(top, Decimal(self.denominator * NANO_PER_USD)).normalize(_CONTEXT)
+        return price.quantize(Decimal(1)) if price == price.to_integral_value() else price

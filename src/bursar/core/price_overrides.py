@@ -215,7 +215,7 @@ def _items(spec: Mapping[str, Any], field: str) -> list[tuple[Mapping[str, Any],
 def _text(raw: Mapping[str, Any], field: str, where: str, default: str | None = None) -> str:
     value = raw.get(field, default)
     if not isinstance(value, str) or (default is None and not value):
-        raise ValueError(f"{where}.{field}: {value!r} is not text")
+        raise ValueError(f"{where}.{field}: " + ("is missing" if value is None else f"{value!r} is not text"))
     return value
 
 

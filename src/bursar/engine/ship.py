@@ -28,7 +28,7 @@ def ship(outbox: Outbox, ledger: Ledger, *, batch: int = BATCH, batches_max: int
     if position > last:
         raise LedgerError(
             f"the ledger is at sequence {position}, the books end at {last}: they do not belong together. "
-            "Move the ledger file away and run `bursar verify --rebuild` to make it again from the books"
+            "Move the ledger file away: the next command makes it again from the books"
         )
     while position < last and batches_max != 0:
         entries = outbox.endings_after(position, batch)
