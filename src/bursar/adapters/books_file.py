@@ -19,10 +19,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
+from msgspec import MsgspecError
+
 from bursar.core.call import Held, NeedsHold, NeedsSettlement, NotHeld
 from bursar.core.errors import BooksBusyError, BooksFailedError
 from bursar.core.ledger import Attempt, Opening, accounts
 from bursar.core.money import NanoUSD
+from bursar.core.prices import Charge
+from bursar.core.scopes import Scope
 from bursar.engine.ports import Entry
 
 from .books_batch import (
@@ -37,13 +41,16 @@ from .books_batch import (
 )
 from .rows import decode_opening, encode_attempt, encode_opening
 
-__all__ = ["Balance", "BooksFile", "Operation", "attempt_digest"]
+__all__ = ["Balance", "BooksFile", "Operation", "books_error", "name_digest"]
 
 Operation: TypeAlias = NeedsHold | NeedsSettlement
 
 _SCHEMA_VERSION: Final = 1
 # 16 MB: under constant load a passive checkpoint never catches up to where the log could begin again.
 _LOG_PAGES_MAX: Final = 4_096
+_BUSY_WAIT_MS: Final = 5_000
+_RESTART_WAIT_MS: Final = 50
+_RESPONSE_KEY_LENGTH_MAX: Final = 256
 _HOLD, _ENDING, _CORRECTION, _ROLLUP = range(4)
 
 T = TypeVar("T")
@@ -76,7 +83,7 @@ class BooksFile:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=0)
             # Prompts are not in here, but names and spend are: nobody else's business.
             path.chmod(0o600)
-            self._db.execute("PRAGMA busy_timeout = 5000")
+            self._db.execute(f"PRAGMA busy_timeout = {_BUSY_WAIT_MS}")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
             self._create(path)
@@ -109,7 +116,10 @@ class BooksFile:
         """Move the log into the database file. Only a log that has grown large makes writers wait for it."""
         _, pages, _ = self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if pages > _LOG_PAGES_MAX:
+            # It keeps writers out while it waits for readers, and a reader may take minutes (verify).
+            self._db.execute(f"PRAGMA busy_timeout = {_RESTART_WAIT_MS}")
             self._db.execute("PRAGMA wal_checkpoint(RESTART)")
+            self._db.execute(f"PRAGMA busy_timeout = {_BUSY_WAIT_MS}")
 
     # --- writing ----------------------------------------------------------------------------------------------
 
@@ -151,12 +161,8 @@ class BooksFile:
                 raise
             finally:
                 self._deltas.clear()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise BooksBusyError(str(error)) from error
-            raise BooksFailedError(_explain(error)) from error
-        except sqlite3.DatabaseError as error:
-            raise BooksFailedError(_explain(error)) from error
+        except sqlite3.Error as error:
+            raise books_error(error) from error
         return result
 
     def _apply_fresh(self, operations: Sequence[Operation]) -> list[Held | NotHeld | None]:
@@ -237,14 +243,16 @@ class BooksFile:
 
     def _observe_new(self, attempts: Sequence[Attempt]) -> int:
         """Enter the attempts that neither their id nor their provider's response id shows to be known."""
-        ids = {attempt.opening.attempt_id: attempt_digest(attempt.opening.attempt_id) for attempt in attempts}
-        known_ids = ended(self._db, list(ids))
-        known_digests = imported(self._db, list(ids.values()))
-        known_keys = answered(self._db, [key for attempt in attempts if (key := _response_key(attempt))])
+        ids = {attempt.opening.attempt_id for attempt in attempts}
+        keys = {key for attempt in attempts if (key := _response_key(attempt))}
+        digests = {name: name_digest(name) for name in ids | keys}
+        rolled_up = imported(self._db, list(digests.values()))
+        known_ids = ended(self._db, list(ids)) | {name for name in ids if digests[name] in rolled_up}
+        known_keys = answered(self._db, list(keys)) | {key for key in keys if digests[key] in rolled_up}
         rows: list[EntryRow] = []
         for attempt in attempts:
             attempt_id, key = attempt.opening.attempt_id, _response_key(attempt)
-            if attempt_id in known_ids or ids[attempt_id] in known_digests or key in known_keys:
+            if attempt_id in known_ids or key in known_keys:
                 continue
             known_ids.add(attempt_id)
             if key:
@@ -342,21 +350,24 @@ class BooksFile:
         ended = 0
         while True:
             limit_us = (1 << 62) if before_us is None else before_us
-            rows: list[tuple[str, bytes]] = self._db.execute(
-                "SELECT h.attempt_id, e.payload FROM open_hold h JOIN entry e ON e.attempt_id = h.attempt_id AND e.stage = 0"
-                " WHERE h.expires_us <= ? LIMIT ?",
-                (limit_us, batch),
-            ).fetchall()
+            try:
+                rows: list[tuple[str, int, str, bytes]] = self._db.execute(
+                    "SELECT h.attempt_id, h.amount_nanousd, h.accounts, e.payload FROM open_hold h"
+                    " JOIN entry e ON e.attempt_id = h.attempt_id AND e.stage = 0 WHERE h.expires_us <= ? LIMIT ?",
+                    (limit_us, batch),
+                ).fetchall()
+            except sqlite3.Error as error:
+                raise books_error(error) from error
             if not rows:
                 return ended
             ended += self._transaction(partial(self._expire_all, rows, keep))
             if len(rows) < batch:
                 return ended
 
-    def _expire_all(self, rows: Sequence[tuple[str, bytes]], keep: Callable[[str], bool]) -> int:
-        return sum(self._expire(attempt_id, payload, keep) for attempt_id, payload in rows)
+    def _expire_all(self, rows: Sequence[tuple[str, int, str, bytes]], keep: Callable[[str], bool]) -> int:
+        return sum(self._expire(*row, keep) for row in rows)
 
-    def _expire(self, attempt_id: str, payload: bytes, keep: Callable[[str], bool]) -> int:
+    def _expire(self, attempt_id: str, held: int, names: str, payload: bytes, keep: Callable[[str], bool]) -> int:
         if keep(attempt_id):
             expires = self._clock_us() + self._hold_ttl_us
             self._db.execute("UPDATE open_hold SET expires_us = ? WHERE attempt_id = ?", (expires, attempt_id))
@@ -364,7 +375,10 @@ class BooksFile:
         released = self._release(attempt_id)
         if released is None:
             return 0
-        opening = decode_opening(payload)
+        try:
+            opening = decode_opening(payload)
+        except MsgspecError:
+            opening = _unread_opening(attempt_id, held, names, self._clock_us())
         charge = replace(opening.estimate, estimated=True, notes=("never settled: the estimate is charged",))
         attempt = Attempt(opening, "expired", charge, error="the gateway stopped before the attempt ended")
         return int(self._end(opening, "expire", released[0], attempt))
@@ -411,21 +425,41 @@ class BooksFile:
         return self._transaction(work)
 
 
+def _unread_opening(attempt_id: str, held: int, names: str, at_us: int) -> Opening:
+    """Where another version wrote the opening: what the open hold itself says."""
+    task = next((name.removeprefix("task:") for name in json.loads(names) if name.startswith("task:")), "")
+    estimate = Charge(NanoUSD(held), None, None) if held else Charge(None, "the attempt cannot be read", None)
+    return Opening(attempt_id, attempt_id, "model", "gateway", "unknown", at_us, "", "", Scope(task=task), estimate)
+
+
 @lru_cache(maxsize=1024)
 def _names_text(names: tuple[str, ...]) -> str:
     return json.dumps(names)
 
 
-def attempt_digest(attempt_id: str) -> bytes:
-    """What stays of an imported attempt when its entries are rolled up."""
-    return hashlib.blake2b(attempt_id.encode(), digest_size=16).digest()
+def name_digest(name: str) -> bytes:
+    """What stays of an imported attempt's id, and of a response's key, when the entries are rolled up."""
+    return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
 def _response_key(attempt: Attempt) -> str | None:
-    return f"{attempt.opening.provider}:{attempt.response_id}" if attempt.response_id else None
+    if not attempt.response_id:
+        return None
+    return f"{attempt.opening.provider}:{attempt.response_id}"[:_RESPONSE_KEY_LENGTH_MAX]
+
+
+def books_error(error: sqlite3.Error) -> BooksBusyError | BooksFailedError:
+    """What an error of the database means to those who use the books."""
+    if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return BooksBusyError(f"another process keeps the books locked: {error}")
+    return BooksFailedError(_explain(error))
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _explain(error: sqlite3.Error) -> str:
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+    if _code(error) == sqlite3.SQLITE_FULL:
         return f"{error}: the disk is full ({errno.errorcode[errno.ENOSPC]}); free some space, nothing is lost"
     return f"{error}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from bursar.core.errors import ConfigError
 from bursar.core.scopes import SCOPE_COLUMNS, Scope
 from bursar.engine.ports import VirtualKey
 
-from .books_file import BooksFile
+from .books_file import BooksFile, books_error
 
 __all__ = ["KEY_PREFIX", "KeyCache", "KeyStore", "StoredKey"]
 
@@ -29,6 +30,7 @@ KEY_PREFIX: Final = "bursar_"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _CHECK_EVERY_S: Final = 0.5
 _KNOWN_MAX: Final = 10_000
+_SECRET_LENGTH_MAX: Final = 128  # ours have 50; what is remembered of strangers' attempts stays small
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,15 @@ class KeyCache:
         self._checked = time.monotonic()
 
     def find(self, secret: str) -> VirtualKey | None:
+        """Raises BooksError when the books cannot be read."""
+        if len(secret) > _SECRET_LENGTH_MAX:
+            return None
+        try:
+            return self._find(secret)
+        except sqlite3.Error as error:
+            raise books_error(error) from error
+
+    def _find(self, secret: str) -> VirtualKey | None:
         now = time.monotonic()
         if now - self._checked > _CHECK_EVERY_S:
             self._checked = now

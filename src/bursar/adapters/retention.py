@@ -1,8 +1,10 @@
 """Keeps books and ledger bounded: old rows are summed, then deleted in small batches.
 
 Rule 1: no sum changes. A batch and what it is summed into are one transaction.
-Rule 2: nothing goes that the ledger has not taken, and no entry of an attempt that has not ended.
-Rule 3: an imported attempt's id outlives its entries, so that importing it again still changes nothing.
+Rule 2: nothing goes that the ledger has not taken, and no entry of an attempt that has not ended. The newest entry and
+        the newest ending with a row stay: they are where books and ledger know each other by.
+Rule 3: an imported attempt's id and every response's key outlive their entries, as digests, so that importing what is
+        known still changes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from .books_file import BooksFile, attempt_digest
+from .books_file import BooksFile, name_digest
 from .ledger_duckdb import DuckLedger
 
 __all__ = ["Compaction", "compact_books", "compact_ledger"]
@@ -58,14 +60,16 @@ def _forget_tasks(books: BooksFile, before_us: int, batch: int) -> int:
 def _compact_batch(books: BooksFile, before_us: int, shipped: int, batch: int) -> int:
     db = books.connection
     (newest,) = db.execute("SELECT coalesce(max(sequence), 0) FROM entry").fetchone()
-    rows: list[tuple[str, str | None]] = db.execute(
-        "SELECT attempt_id, json_extract(payload, '$.door') FROM entry WHERE stage = 1 AND at_us < ? AND sequence <= ?"
-        " AND sequence < ? ORDER BY sequence LIMIT ?",
-        (before_us, shipped, newest, batch),
+    upto = min(shipped, books.last_sequence() - 1)
+    rows: list[tuple[str, str | None, str | None]] = db.execute(
+        "SELECT attempt_id, json_extract(payload, '$.door'), response_key FROM entry e WHERE stage = 1 AND at_us < ?"
+        " AND sequence <= iif(payload IS NULL, ?, ?) AND NOT EXISTS (SELECT 1 FROM entry late"
+        " WHERE late.attempt_id = e.attempt_id AND late.stage = 2 AND late.sequence > ?) ORDER BY sequence LIMIT ?",
+        (before_us, newest - 1, upto, upto, batch),
     ).fetchall()
     if not rows:
         return 0
-    ids = json.dumps([attempt for attempt, _ in rows])
+    ids = json.dumps([attempt for attempt, _, _ in rows])
     sums = db.execute(
         "SELECT a.value, sum(held_nanousd), sum(spent_nanousd), sum(unpriced), max(at_us) FROM entry, json_each(entry.accounts) a"
         " WHERE attempt_id IN (SELECT value FROM json_each(?)) AND stage < 3 GROUP BY a.value",
@@ -74,7 +78,8 @@ def _compact_batch(books: BooksFile, before_us: int, shipped: int, batch: int) -
     (first,) = db.execute("SELECT min(sequence) FROM entry WHERE attempt_id = ?", (rows[0][0],)).fetchone()
     db.executemany(
         "INSERT OR IGNORE INTO imported VALUES (?)",
-        [(attempt_digest(attempt),) for attempt, door in rows if door == "import"],
+        [(name_digest(attempt),) for attempt, door, _ in rows if door == "import"]
+        + [(name_digest(key),) for _, _, key in rows if key],
     )
     removed = db.execute(
         "DELETE FROM entry WHERE attempt_id IN (SELECT value FROM json_each(?)) AND stage < 3", (ids,)

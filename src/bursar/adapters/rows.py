@@ -7,6 +7,7 @@ Rule 2: no ``units`` means the usage is not known, no ``cost_nanousd`` that the 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any, Final
 
 import msgspec
 
@@ -174,8 +175,34 @@ _opening_decoder = msgspec.json.Decoder(Opening)
 _row_decoder = msgspec.json.Decoder(Row)
 
 
+# A row of a call has one or two kilobytes. What makes it longer than this is somebody else's text.
+_ROW_BYTES_MAX: Final = 128 * 1024
+_TEXT_LENGTH_MAX: Final = 512
+_LIST_LENGTH_MAX: Final = 64
+
+
 def encode_attempt(attempt: Attempt) -> bytes:
-    return _encoder.encode(row_of(attempt))
+    row = row_of(attempt)
+    data = _encoder.encode(row)
+    return data if len(data) <= _ROW_BYTES_MAX else _encoder.encode(_shortened(row))
+
+
+def _shortened(row: Row) -> Row:
+    """The same figures with every text and list cut: what was sent to us must not stop the ledger, or fill it."""
+    changes: dict[str, Any] = {}
+    for name, value in msgspec.structs.asdict(row).items():
+        if isinstance(value, str):
+            changes[name] = value[:_TEXT_LENGTH_MAX]
+        elif isinstance(value, tuple) and name != "lines":
+            changes[name] = tuple(text[:_TEXT_LENGTH_MAX] for text in value[:_LIST_LENGTH_MAX])
+    if len(row.decision) > _TEXT_LENGTH_MAX:
+        changes["decision"] = "{}"
+    if len(row.lines) > _LIST_LENGTH_MAX:
+        rest = row.lines[_LIST_LENGTH_MAX:]
+        text = f"{len(rest)} more lines"
+        last = RowLine("other", len(rest), None, text, sum(line.cost_nanousd for line in rest))
+        changes["lines"] = (*row.lines[:_LIST_LENGTH_MAX], last)
+    return msgspec.structs.replace(row, **changes)
 
 
 def encode_opening(opening: Opening) -> bytes:

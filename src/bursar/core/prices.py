@@ -27,7 +27,9 @@ from .usage import NO_USAGE, UNIT_INDEX, UNITS, Usage, contains
 from .values import valueclass
 
 __all__ = [
+    "AMOUNT_MAX",
     "BASIS",
+    "MODEL_LENGTH_MAX",
     "Charge",
     "Line",
     "ModelPrices",
@@ -58,6 +60,12 @@ def _basis(name: str, dimensions: frozenset[str]) -> int:
 
 BASIS: Final[dict[str, int]] = {unit.name: _basis(unit.name, unit.dimensions) for unit in UNITS}
 """How many units a listed price buys: tokens and characters per million, time per hour, the rest per thousand."""
+
+MODEL_LENGTH_MAX: Final = 1_000
+"""A longer name is none: no provider has such a model, and what is remembered per model stays small."""
+
+AMOUNT_MAX: Final = 10**15
+"""A million USD in nano-USD. No attempt costs more: beyond it a usage or a price is wrong, and stores count in 64 bits."""
 
 _REQUESTS: Final = UNIT_INDEX["requests"]
 # No response states these: they cost only where a price for them exists.
@@ -301,7 +309,7 @@ class PriceBook:
         off_peak = any(entry.daily for prices, _ in layers for entry in (*prices.standard, *prices.variants))
         multipliers = tuple(i for i, m in enumerate(self._multipliers) if m.names(provider, text))
         found = _Found(layers, multipliers, off_peak)
-        if len(self._models) < 10_000:  # model names come from clients: remember them, within bounds
+        if len(self._models) < 10_000:  # model names come from strangers: remember them, within bounds
             self._models[key] = found
         return found
 
@@ -311,6 +319,8 @@ class PriceBook:
 
     def card(self, provider: str, model: str, at: datetime, terms: Terms = ()) -> RateCard | None:
         """The rate card in force, or None when the model has no price. ``at`` must have a time zone."""
+        if len(model) > MODEL_LENGTH_MAX:
+            return None
         at = at if at.tzinfo is timezone.utc else at.astimezone(timezone.utc)
         found = self._find(provider, model)
         # Prices change at midnight (UTC) or, where off-peak, within the day: what was found holds until then.
@@ -481,9 +491,17 @@ def charge(reading: Reading, book: PriceBook, *, provider: str, model: str, at: 
 
     ``model`` is the one that was asked for: it counts when the response names none, or only adds to its name
     (``gpt-5`` answered by ``gpt-5-2025-08-07``). What another model than the asked one costs, the asked one does not say.
+    What comes to more than ``AMOUNT_MAX`` is not believed, and has no amount.
     """
-    if reading.parts:
-        return _joined(reading, book, provider=provider, model=model, at=at)
+    found = (_joined if reading.parts else _single)(reading, book, provider, model, at)
+    for cost in (found.amount or 0, *(line.cost for line in found.lines)):
+        if abs(cost) > AMOUNT_MAX:
+            reason = f"{usd(cost)} USD for one attempt is not believed, the most is {usd(AMOUNT_MAX)}"
+            return replace(found, amount=None, reason=reason, lines=(), reported=None)
+    return found
+
+
+def _single(reading: Reading, book: PriceBook, provider: str, model: str, at: datetime) -> Charge:
     name = reading.model or model
     if not reading.billed:
         notes = ("the provider refused the request: not billed",)
@@ -501,7 +519,7 @@ def charge(reading: Reading, book: PriceBook, *, provider: str, model: str, at: 
     return _priced(reading, reading.usage, card, name)
 
 
-def _joined(reading: Reading, book: PriceBook, *, provider: str, model: str, at: datetime) -> Charge:
+def _joined(reading: Reading, book: PriceBook, provider: str, model: str, at: datetime) -> Charge:
     """The charge of a reading with parts: every part at its own model, all of them or none."""
     main = charge(replace(reading, parts=(), reported=None), book, provider=provider, model=model, at=at)
     charges = [main, *(charge(part, book, provider=provider, model="", at=at) for part in reading.parts)]

@@ -148,7 +148,9 @@ class VirtualKey:
 class Keys(Protocol):
     """The virtual keys in force."""
 
-    def find(self, secret: str) -> VirtualKey | None: ...
+    def find(self, secret: str) -> VirtualKey | None:
+        """Raises BooksError when the keys cannot be read."""
+        ...
 
 
 class Ledger(Protocol):

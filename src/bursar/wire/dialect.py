@@ -229,6 +229,7 @@ def make_terms(name: str, value: str | None) -> Terms:
     """One agreed term as ``Terms``, () when nothing was said. Batch is a way of processing wherever it is stated."""
     if not value:
         return ()
+    value = value[:VALUE_LENGTH_MAX]
     known = _TERMS.get((name, value))
     if known is not None:
         return known

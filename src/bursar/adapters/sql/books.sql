@@ -32,7 +32,8 @@ CREATE TABLE IF NOT EXISTS balance (
     unpriced INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Ids of imported attempts whose entries have been rolled up: importing them again must still change nothing.
+-- Ids of imported attempts and keys of responses whose entries have been rolled up: importing them again must still
+-- change nothing.
 CREATE TABLE IF NOT EXISTS imported (
     digest BLOB PRIMARY KEY
 ) STRICT, WITHOUT ROWID;

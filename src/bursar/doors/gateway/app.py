@@ -22,10 +22,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bursar.core.call import Arrived, Refused, Reply, Settled
+from bursar.core.errors import BooksError
 from bursar.core.ledger import Opening
 from bursar.core.money import decimal_text
 from bursar.core.policy import estimate
-from bursar.core.prices import Charge, charge
+from bursar.core.prices import MODEL_LENGTH_MAX, Charge, charge
 from bursar.core.scopes import NOBODY, Scope
 from bursar.engine.drive import drive
 from bursar.engine.ports import Books, ClientGoneError, HttpClient, HttpRequest, HttpUpstream, Keys
@@ -144,6 +145,9 @@ class Gateway:
             self._refuse(
                 protocol, route.dialect.error_body, _Problem(400, "bad_request", str(error), {"field": error.field})
             )
+        except BooksError as error:
+            problem = _Problem(503, "books_unavailable", f"keys cannot be looked up: {error}", {}, retry_after_s=1)
+            self._refuse(protocol, route.dialect.error_body, problem)
         except Unauthorized as error:
             self._refuse(protocol, route.dialect.error_body, _Problem(401, "unauthorized", str(error), {}))
 
@@ -156,6 +160,10 @@ class Gateway:
         body = await _read_body(request, protocol, rulebook.body_bytes_max, rulebook.body_timeout_s)
         free = is_free(request.method, route.path)
         facts = _free_facts(route) if free else _read_facts(request, route, body)
+        if len(facts.model) > MODEL_LENGTH_MAX:
+            raise BadRequest(
+                "model", f"its name has {len(facts.model)} characters, at most {MODEL_LENGTH_MAX} are taken"
+            )
         route, model = model_provider(route, facts.model, rulebook)
         ask_usage = facts.stream and not facts.asks_usage and route.must_ask_usage
         if model != facts.model or ask_usage:
