@@ -30,7 +30,7 @@ from bursar.adapters.upstream_http import ProviderClient
 from bursar.compose import find_config, make_rulebook, now_us, open_books_file
 from bursar.config import Settings, load_settings
 from bursar.console.site import Site
-from bursar.core.errors import BursarError, ConfigError
+from bursar.core.errors import BooksFailedError, BursarError, ConfigError
 from bursar.doors.gateway.app import Clock, Gateway
 from bursar.doors.gateway.metrics import Metrics
 from bursar.engine.rsgi import HttpProtocol, HttpScope
@@ -83,11 +83,19 @@ async def serve(
     started: Callable[[Running], Awaitable[None] | None] = lambda _: None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Serve until SIGTERM, SIGINT or ``stop``. Raises BursarError or OSError when it cannot start."""
+    """Serve until SIGTERM, SIGINT or ``stop``. Raises BursarError or OSError when it cannot start.
+
+    Raises BooksFailedError after it has stopped when settlements could not be written: their holds stand.
+    """
     check_address(settings)
     claim = data.claim({"url": f"http://{settings.server.host}:{settings.server.port}"})
+
+    def listening(running: Running) -> Awaitable[None] | None:
+        data.describe(claim, {"url": running.url})  # port 0 has become a real one
+        return started(running)
+
     try:
-        await _Server(data, settings, config).run(started, stop or asyncio.Event())
+        await _Server(data, settings, config).run(listening, stop or asyncio.Event())
     finally:
         claim.close()
 
@@ -138,11 +146,12 @@ class _Server:
                 await self._gateway(scope, protocol)
 
         http = HttpServer(app, server.host, server.port)
-        await http.start()
-        self._install_signals(stop)
-        _settle_memory()
-        workers = [asyncio.create_task(self._worker(*worker)) for worker in self._workers()]
+        workers: list[asyncio.Task[None]] = []
         try:
+            self._install_signals(stop)
+            await http.start()
+            _settle_memory()
+            workers.extend(asyncio.create_task(self._worker(*worker)) for worker in self._workers())
             told = started(Running(http.url, expired, self._config))
             if told is not None:
                 await told
@@ -155,12 +164,18 @@ class _Server:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
             await self._books.drain()
+            unsettled, failure = self._books.pending, self._books.failure
             with suppress(BursarError):  # the books have it; the next start ships it
                 await self._ledger.ship()
             await self._ledger.close()
             await client.close()
             file.close()
             self._remove_signals()
+        if unsettled:
+            raise BooksFailedError(
+                f"{unsettled} settlements could not be written ({failure}): their holds stand, and the next start charges "
+                "their estimates"
+            )
 
     def _install_signals(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()

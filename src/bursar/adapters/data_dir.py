@@ -55,12 +55,14 @@ class DataDir:
     def admin_token(self) -> str:
         """The secret that opens the console where it is not on loopback. Made on first use."""
         path = self.path / "admin.token"
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return path.read_text(encoding="ascii").strip()
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(token := secrets.token_urlsafe(32))
+        if path.exists() and (token := path.read_text(encoding="ascii").strip()):
+            return token
+        token = secrets.token_urlsafe(32)
+        # Whole or not at all: an empty file, left by a full disk, would be a token that anybody knows.
+        new = path.with_suffix(".new")
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+            file.write(token)
+        new.replace(path)
         return token
 
     def claim(self, about: dict[str, Any]) -> TextIO:
@@ -73,11 +75,15 @@ class DataDir:
             raise DataDirInUseError(
                 f"the data directory {self.path} is in use by another server{who}; stop it, or choose another with --data"
             ) from None
-        file.seek(0)
-        file.truncate()
-        json.dump({"pid": os.getpid(), **about}, file)
-        file.flush()
+        self.describe(file, about)
         return file
+
+    def describe(self, claim: TextIO, about: dict[str, Any]) -> None:
+        """What ``server`` answers from now on."""
+        claim.seek(0)
+        claim.truncate()
+        json.dump({"pid": os.getpid(), **about}, claim)
+        claim.flush()
 
     def server(self) -> dict[str, Any] | None:
         """What the running server said about itself, or None when none runs."""

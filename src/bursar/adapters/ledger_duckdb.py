@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -17,12 +18,14 @@ from typing import Any, Final
 
 import duckdb
 
-from bursar.core.errors import LedgerError
+from bursar.core.errors import LedgerBusyError, LedgerError
 from bursar.engine.ports import Entry
 
 __all__ = ["DuckLedger"]
 
 _SCHEMA_VERSION: Final = 1
+_SPOOL: Final = "rows-"
+_SPOOL_S_MAX: Final = 600
 
 
 def _sql(name: str) -> str:
@@ -41,11 +44,13 @@ class DuckLedger:
         if threads is not None:
             config["threads"] = str(threads)
         self._db = _connect(path, config, wait_s)
-        if path is not None:
-            path.chmod(0o600)
-        # A ledger of this version that is already there needs no statement at all: start-up is felt in every command.
-        if not self._is_current():
-            self._db.execute(_sql("ledger"))
+        with _failures("be opened"):
+            if path is not None:
+                path.chmod(0o600)
+                _sweep(path.parent)
+            # A ledger of this version that is already there needs no statement at all: start-up is felt in every command.
+            if not self._is_current():
+                self._db.execute(_sql("ledger"))
 
     def _is_current(self) -> bool:
         found = self._db.execute("SELECT comment FROM duckdb_tables() WHERE table_name = 'position'").fetchone()
@@ -59,11 +64,11 @@ class DuckLedger:
         return version == _SCHEMA_VERSION
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, _failures("be closed"):
             self._db.close()
 
     def last_sequence(self) -> int:
-        with self._lock:
+        with self._lock, _failures("be read"):
             row = self._db.execute("SELECT last_sequence FROM position").fetchone()
         assert row is not None
         return int(row[0])
@@ -73,53 +78,61 @@ class DuckLedger:
         if not entries:
             return 0
         # A file, because DuckDB reads one about ten times faster than the same rows as a parameter.
-        with NamedTemporaryFile(dir=self._spool, prefix="rows-", suffix=".json") as file, self._lock:
+        with (
+            _failures(f"take {len(entries)} rows"),
+            NamedTemporaryFile(dir=self._spool, prefix=_SPOOL, suffix=".json") as file,
+            self._lock,
+        ):
             file.writelines(b'{"sequence":%d,%b\n' % (entry.sequence, entry.row[1:]) for entry in entries)
             file.flush()
-            try:
-                self._db.execute("BEGIN")
-                try:
-                    done = self._db.execute(_APPEND, {"path": file.name}).fetchone()
-                    self._db.execute(
-                        "UPDATE position SET last_sequence = greatest(last_sequence, ?)", [entries[-1].sequence]
-                    )
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-            except duckdb.Error as error:
-                raise LedgerError(f"the ledger could not take {len(entries)} rows: {error}") from error
+            with self._transaction():
+                done = self._db.execute(_APPEND, {"path": file.name}).fetchone()
+                self._db.execute(
+                    "UPDATE position SET last_sequence = greatest(last_sequence, ?)", [entries[-1].sequence]
+                )
         return int(done[0]) if done else 0
+
+    @contextmanager
+    def _transaction(self) -> Generator[None]:
+        self._db.execute("BEGIN")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            with suppress(duckdb.Error):  # a failed commit has ended it already; what failed first is what to tell
+                self._db.execute("ROLLBACK")
+            raise
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """One statement, named columns. A cursor of its own: a long question does not hold up the writer."""
-        try:
-            cursor = self._db.cursor()
-            try:
-                cursor.execute(sql, dict(parameters) if parameters else None)
-                names = [column[0] for column in cursor.description or ()]
-                return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-            finally:
-                cursor.close()
-        except duckdb.Error as error:
-            raise LedgerError(f"the ledger could not answer: {error}") from error
+        with _failures("answer"), closing(self._db.cursor()) as cursor:
+            cursor.execute(sql, dict(parameters) if parameters else None)
+            names = [column[0] for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def roll_up(self, begin_us: int, until_us: int) -> int:
         """Sum the attempts of a span of time into ``rollup`` and delete them, in one transaction. Returns their number."""
         span = {"begin": begin_us, "until": until_us}
-        with self._lock:
-            try:
-                self._db.execute("BEGIN")
-                try:
-                    self._db.execute(_ROLLUP, span)
-                    deleted = self._db.execute(_DELETE, span).fetchone()
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-            except duckdb.Error as error:
-                raise LedgerError(f"the ledger could not be compacted: {error}") from error
+        with _failures("be compacted"), self._lock, self._transaction():
+            self._db.execute(_ROLLUP, span)
+            deleted = self._db.execute(_DELETE, span).fetchone()
         return int(deleted[0]) if deleted else 0
+
+
+@contextmanager
+def _failures(what: str) -> Generator[None]:
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        raise LedgerError(f"the ledger could not {what}: {error}") from error
+
+
+def _sweep(folder: Path) -> None:
+    """Take away the files of rows that killed processes left. One that is in use is seconds old."""
+    for left in folder.glob(f"{_SPOOL}*.json"):
+        with suppress(FileNotFoundError):
+            if left.stat().st_mtime < time.time() - _SPOOL_S_MAX:
+                left.unlink()
 
 
 def _connect(path: Path | None, config: dict[str, Any], wait_s: float) -> duckdb.DuckDBPyConnection:
@@ -131,11 +144,11 @@ def _connect(path: Path | None, config: dict[str, Any], wait_s: float) -> duckdb
             text = str(error)
             if not _TAKEN.search(text):
                 raise LedgerError(
-                    f"{path} cannot be opened as the ledger: {text}. Move it away: the next command makes it again from "
-                    "the books (what they have summed up already is only in the old file)"
+                    f"{path} cannot be opened as the ledger: {text}. Move it away: the next command makes it again "
+                    "from the books (what they have summed up already is only in the old file)"
                 ) from error
             if time.monotonic() > deadline:
-                raise LedgerError(
+                raise LedgerBusyError(
                     f"{path} has been in use for {wait_s:.0f} s: try again when that is done. {text}"
                 ) from error
             time.sleep(0.05)

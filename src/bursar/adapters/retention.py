@@ -64,8 +64,8 @@ def _compact_batch(books: BooksFile, before_us: int, shipped: int, batch: int) -
     rows: list[tuple[str, str | None, str | None]] = db.execute(
         "SELECT attempt_id, json_extract(payload, '$.door'), response_key FROM entry e WHERE stage = 1 AND at_us < ?"
         " AND sequence <= iif(payload IS NULL, ?, ?) AND NOT EXISTS (SELECT 1 FROM entry late"
-        " WHERE late.attempt_id = e.attempt_id AND late.stage = 2 AND late.sequence > ?) ORDER BY sequence LIMIT ?",
-        (before_us, newest - 1, upto, upto, batch),
+        " WHERE late.attempt_id = e.attempt_id AND late.stage = 2 AND (late.sequence > ? OR late.at_us >= ?)) ORDER BY sequence LIMIT ?",
+        (before_us, newest - 1, upto, upto, before_us, batch),
     ).fetchall()
     if not rows:
         return 0

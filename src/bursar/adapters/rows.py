@@ -7,7 +7,7 @@ Rule 2: no ``units`` means the usage is not known, no ``cost_nanousd`` that the 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -194,7 +194,8 @@ def _shortened(row: Row) -> Row:
         if isinstance(value, str):
             changes[name] = value[:_TEXT_LENGTH_MAX]
         elif isinstance(value, tuple) and name != "lines":
-            changes[name] = tuple(text[:_TEXT_LENGTH_MAX] for text in value[:_LIST_LENGTH_MAX])
+            texts = cast("tuple[str, ...]", value)
+            changes[name] = tuple(text[:_TEXT_LENGTH_MAX] for text in texts[:_LIST_LENGTH_MAX])
     if len(row.decision) > _TEXT_LENGTH_MAX:
         changes["decision"] = "{}"
     if len(row.lines) > _LIST_LENGTH_MAX:

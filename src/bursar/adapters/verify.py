@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bursar.engine.ports import Queries
+from bursar.engine.ship import ship
 
 from .books_file import BooksFile
+from .ledger_duckdb import DuckLedger
 
 __all__ = ["Difference", "Verification", "verify"]
 
@@ -39,11 +41,12 @@ class Verification:
     differences: tuple[Difference, ...]
 
 
-def verify(books: BooksFile, ledger: Queries, progress: Callable[[str], None] = lambda _: None) -> Verification:
-    """Compare books and ledger. Ship first: endings the ledger has not taken yet count as differences."""
+def verify(books: BooksFile, ledger: DuckLedger, progress: Callable[[str], None] = lambda _: None) -> Verification:
+    """Compare books and ledger. Raises LedgerError when they do not belong together."""
     db = books.connection
     db.execute("BEGIN")  # one moment in time, while others go on writing
     try:
+        ship(books, ledger)  # of this very moment: what ends later is in neither
         progress("balances")
         found = [*_balances(books), *_holds(books), *_payloads(books)]
         progress("ledger")
@@ -106,33 +109,42 @@ def _ledger(books: BooksFile, ledger: Queries) -> Iterator[Difference]:
         yield Difference(f"rows of attempt {row['attempt_id']}", "1", f"{row['n']} (ledger)")
     wrong = ledger.rows(
         "SELECT attempt_id, cost_nanousd AS cost, list_sum([x.cost_nanousd FOR x IN lines]) AS lines FROM attempt"
-        " WHERE len(lines) > 0 AND cost_nanousd IS DISTINCT FROM list_sum([x.cost_nanousd FOR x IN lines]) LIMIT 1000"
+        " WHERE len(lines) > 0 AND cost_nanousd <> list_sum([x.cost_nanousd FOR x IN lines]) LIMIT 1000"
     )
     for row in wrong:
         yield Difference(
             f"charge of attempt {row['attempt_id']}", f"{row['lines']} (sum of lines)", f"{row['cost']} (ledger)"
         )
+    spent = next((int(b.spent) for b in books.balances() if b.account == "all"), 0)
+    total = ledger.rows("SELECT sum(cost_nanousd)::BIGINT AS cost FROM spend")[0]["cost"] or 0
+    if spent != total:
+        yield Difference("spent on everything", f"{spent} (books)", f"{total} (ledger)")
     if low is None:
         # Nothing to compare with; rows whose entries were rolled up keep their sequence below any that is left.
         return
+    # Days that the ledger has summed up: a row that is missing there is in the sum, which is compared above.
+    summed_us = ledger.rows("SELECT epoch_us(max(started_at)) + 86_400_000_000 AS us FROM rollup")[0]["us"] or 0
     position = low - 1
     while position < high:
         upto = min(position + _CHUNK, high)
-        yield from _range(books, ledger, position, upto)
+        yield from _range(books, ledger, position, upto, summed_us)
         position = upto
     for row in ledger.rows("SELECT attempt_id FROM attempt WHERE sequence > $high LIMIT 1000", {"high": high}):
         yield Difference(f"attempt {row['attempt_id']}", "no entry in the books", "a row in the ledger")
 
 
-def _range(books: BooksFile, ledger: Queries, after: int, upto: int) -> Iterator[Difference]:
-    expected: dict[int, tuple[str, int | None]] = {
-        sequence: (attempt, cost)
-        for sequence, attempt, cost in books.connection.execute(
-            "SELECT sequence, json_extract(payload, '$.attempt_id'), json_extract(payload, '$.cost_nanousd') FROM entry"
-            " WHERE sequence > ? AND sequence <= ? AND stage IN (1, 2) AND payload IS NOT NULL",
-            (after, upto),
-        )
-    }
+def _range(books: BooksFile, ledger: Queries, after: int, upto: int, summed_us: int) -> Iterator[Difference]:
+    expected: dict[int, tuple[str, int | None]] = {}
+    summed: set[int] = set()
+    for sequence, attempt_id, cost, started_us in books.connection.execute(
+        "SELECT sequence, json_extract(payload, '$.attempt_id'), json_extract(payload, '$.cost_nanousd'),"
+        " json_extract(payload, '$.started_us') FROM entry"
+        " WHERE sequence > ? AND sequence <= ? AND stage IN (1, 2) AND payload IS NOT NULL",
+        (after, upto),
+    ):
+        expected[sequence] = (attempt_id, cost)
+        if started_us < summed_us:
+            summed.add(sequence)
     rows: list[dict[str, Any]] = ledger.rows(
         "SELECT sequence, attempt_id, cost_nanousd FROM attempt WHERE sequence > $after AND sequence <= $upto",
         {"after": after, "upto": upto},
@@ -140,7 +152,7 @@ def _range(books: BooksFile, ledger: Queries, after: int, upto: int) -> Iterator
     found = {row["sequence"]: (row["attempt_id"], row["cost_nanousd"]) for row in rows}
     for sequence in sorted(expected.keys() | found.keys()):
         left, right = expected.get(sequence), found.get(sequence)
-        if left != right:
+        if left != right and not (right is None and sequence in summed):
             attempt = (left or right or ("?", 0))[0]
             yield Difference(f"attempt {attempt}", _text(left, "the books"), _text(right, "the ledger"))
 

@@ -67,6 +67,7 @@ def root() -> None:
 
 def main() -> None:
     """Run, turn what a person can act on into one line on standard error, and leave."""
+    os.umask(0o077)  # what the stores keep beside their files (logs, spools) is nobody else's business either
     code = _run()
     for stream in (sys.stdout, sys.stderr):
         try:

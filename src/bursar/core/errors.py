@@ -8,6 +8,7 @@ BursarError
 │   ├── BooksBusyError       another process is writing; try again in a moment
 │   └── BooksFailedError     the books could not be read or written; nothing has changed
 └── LedgerError          the ledger could not be read or written; nothing is lost, the books have it
+    └── LedgerBusyError      another process has it; try again in a moment
 
 Expected outcomes (a refused hold, an unpriced charge) are values, not exceptions.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "ConfigError",
     "DataDirError",
     "DataDirInUseError",
+    "LedgerBusyError",
     "LedgerError",
 ]
 
@@ -56,3 +58,7 @@ class BooksFailedError(BooksError):
 
 class LedgerError(BursarError):
     """The ledger could not be read or written."""
+
+
+class LedgerBusyError(LedgerError):
+    """Another process has the ledger's file open."""
