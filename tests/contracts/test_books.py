@@ -307,6 +307,41 @@ class TestOnALoop:
         assert shared.pending == 0
         assert balance(books)[1] == 1_500
 
+    async def test_endless_waiting_is_a_failure(
+        self, books: BooksFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Books that another process never lets go of refuse calls and let the server stop, like a full disk."""
+        monkeypatch.setattr("bursar.adapters.books_async._BUSY_MAX_S", 0.01)
+        shared = AsyncBooks(books)
+        await shared.hold(NeedsHold(an_opening("running")))
+        other = sqlite3.connect(tmp_path / "books.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        refused = await shared.hold(NeedsHold(an_opening()))
+        assert isinstance(refused, NotHeld)
+        assert "another process" in refused.reason
+        await shared.settle(settle(an_attempt("running")))
+        await shared.drain()
+        assert (shared.pending, shared.failure is None) == (1, False)
+        other.execute("COMMIT")
+        other.close()
+        shared._commit()
+        assert (shared.pending, shared.failure) == (0, None)
+        assert balance(books) == (0, 1_500, 0)
+
+    @pytest.mark.parametrize("amount", [1 << 70, (1 << 63) - 1])
+    async def test_what_cannot_be_written_stops_nobody_else(self, books: BooksFile, amount: int) -> None:
+        """An amount that the file cannot hold is left out: its hold stands for the sweeper, other calls go on."""
+        shared = AsyncBooks(books)
+        names = ("a", "poison", "b")
+        assert await asyncio.gather(*(shared.hold(NeedsHold(an_opening(n))) for n in names)) == [Held(2_000)] * 3
+        amounts = {"a": 1_500, "poison": amount, "b": 1_500}
+        await asyncio.gather(*(shared.settle(settle(an_attempt(n, amount=amounts[n]))) for n in names))
+        assert isinstance(await shared.hold(NeedsHold(an_opening("c", estimate=1 << 70))), NotHeld)
+        assert (shared.pending, shared.failure) == (0, None)
+        assert balance(books) == (2_000, 3_000, 0)
+        assert books.expire(before_us=None) == 1
+        assert balance(books) == (0, 5_000, 0)
+
     async def test_busy_is_an_error_only_for_those_who_do_not_wait(self, books: BooksFile, tmp_path: Path) -> None:
         """A caller that must not block gets BooksBusyError at once."""
         books.never_wait()

@@ -19,7 +19,9 @@ from bursar.adapters.prices_file import bundled_book
 from bursar.adapters.prices_genai import UNITS_OF
 from bursar.core.money import NanoUSD, Rate, nano_usd
 from bursar.core.prices import (
+    AMOUNT_MAX,
     BASIS,
+    MODEL_LENGTH_MAX,
     ModelPrices,
     Multiplier,
     PriceBook,
@@ -452,6 +454,26 @@ def test_what_the_provider_says_it_charged_is_the_amount() -> None:
     assert [line.cost for line in result.lines] == [1_000_000_000, -100_000_000]
     unknown = price(Usage(images=1), book, reported=NanoUSD(7))
     assert (unknown.amount, unknown.notes) == (7, ("no price for 1 images of 'm' at 'p'",))
+
+
+@pytest.mark.parametrize("price_usd", ["75", "1e30"])
+def test_what_no_attempt_costs_is_not_believed(price_usd: str) -> None:
+    """A count or a price that comes to more than a million USD is unpriced with the figure, whatever else is stated."""
+    book = book_of({"input_tokens": price_usd})
+    result = price(Usage(input_tokens=2**53), book)
+    assert (result.amount, result.lines) == (None, ())
+    assert result.reason is not None
+    assert "not believed" in result.reason
+    assert price(Usage(input_tokens=2**53), book, reported=NanoUSD(1)).amount is None
+    assert price(None, book, reported=NanoUSD(AMOUNT_MAX + 1)).amount is None
+    assert price(None, book, reported=NanoUSD(AMOUNT_MAX)).amount == AMOUNT_MAX
+
+
+def test_a_name_without_end_is_no_model() -> None:
+    """Names come from strangers: one of megabytes is not looked for, and not remembered."""
+    book = book_of({"input_tokens": "1"})
+    assert book.card("p", "m" * (MODEL_LENGTH_MAX + 1), NOW) is None
+    assert book._recent == {}
 
 
 @given(tokens=st.integers(0, 400_000))

@@ -22,6 +22,7 @@ from google.genai import types
 from house import DIALECTS, FLASH, GPT, HAIKU, KEY, STREAMS, WHOLE, Ask, House, assert_booked, gateway, task_name, until
 
 from bursar.config import ProviderSettings, Server, Settings
+from bursar.core.errors import BooksFailedError
 from bursar.sim import Pace, Simulator
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("gateway-faults")]
@@ -405,6 +406,28 @@ async def test_past_the_drain_time_streams_are_cancelled_and_settled(tmp_path_fa
         rows = [house.rows(task)[0] for task in tasks]
     assert {(row["status"], row["estimated"]) for row in rows} == {("cancelled", True)}
     assert all(row["cost_nanousd"] > 0 for row in rows)
+
+
+async def test_stopping_with_books_that_cannot_be_written_says_so(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settlements that are lost with the process are an error, not "all settled"; the next start charges their estimates."""
+    monkeypatch.setattr("bursar.adapters.books_async._BUSY_MAX_S", 0.01)
+    path, task = tmp_path_factory.mktemp("unsettled"), task_name()
+
+    async def stop_while_another_process_writes() -> None:
+        async with gateway(path, sim=Simulator(seed=7, pace=Pace(10, 20)), drain_s=0) as house:
+            reading = await start_streams(house, [task])
+            with closing(sqlite3.connect(house.data.books, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                house.stop.set()
+                await asyncio.gather(*reading, return_exceptions=True)
+                await asyncio.wait([house.serving])
+
+    with pytest.raises(BooksFailedError, match="1 settlements could not be written"):
+        await stop_while_another_process_writes()
+    async with gateway(path) as house:
+        assert [(row["status"], row["estimated"]) for row in house.rows(task)] == [("expired", True)]
 
 
 async def test_new_calls_are_refused_while_draining(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -151,6 +151,22 @@ async def test_unknown_and_revoked_keys_are_refused(plain: House, script: Script
 
 
 @pytest.mark.parametrize("ask", DIALECTS, ids=str)
+async def test_keys_that_cannot_be_read_are_no_reason_to_fail(plain: House, script: Script, ask: Ask) -> None:
+    """When the books cannot be read a key of ours is answered by 503 in the client's dialect, and nothing is sent."""
+    served = len(script.seen)
+    plain.books.connection.execute("ALTER TABLE virtual_key RENAME TO hidden")
+    try:
+        answer = await plain.client.post(
+            ask.target, headers=with_key(ask, f"bursar_{task_name()}"), content=ask.content
+        )
+    finally:
+        plain.books.connection.execute("ALTER TABLE hidden RENAME TO virtual_key")
+    assert answer.status_code == 503
+    assert answer.json()["error"]["bursar"]["code"] == "books_unavailable"
+    assert len(script.seen) == served
+
+
+@pytest.mark.parametrize("ask", DIALECTS, ids=str)
 async def test_required_keys_are_required(guarded: House, script: Script, ask: Ask) -> None:
     """With require_keys a client's own key, or none, is refused; free requests are no exception."""
     served = len(script.seen)

@@ -276,6 +276,31 @@ async def test_an_answer_that_is_too_large_is_given_up(house: House, script: Scr
     assert (row["status"], row["estimated"]) == ("error", True)
 
 
+async def test_a_lie_about_usage_stops_nobody(house: House, script: Script) -> None:
+    """The largest count there can be, at a real price: unpriced with the reason, and the next call is served."""
+    task = task_name()
+    count = 2**53
+    usage = {"prompt_tokens": count, "completion_tokens": 0, "total_tokens": count}
+    script.body = json.dumps(
+        {"id": "r", "object": "chat.completion", "model": "gpt-4", "choices": [], "usage": usage}
+    ).encode()
+    assert (await house.ask(WHOLE[0], x_bursar_task=task)).status_code == 200
+    row = await house.row(task)
+    assert row["cost_nanousd"] is None
+    assert "not believed" in row["unpriced_reason"]
+    script.body = b"{}"
+    assert await alive(house)
+
+
+async def test_a_model_name_has_a_limit(house: House, script: Script) -> None:
+    """A name of kilobytes is refused before anything is held: it would be stored with every call."""
+    body = json.dumps({**WHOLE[0].body, "model": "m" * 5_000}).encode()
+    answer = await house.ask(WHOLE[0], content=body)
+    assert answer.status_code == 400
+    assert "5000 characters, at most 1000" in answer.json()["error"]["message"]
+    assert script.seen == []
+
+
 async def test_more_calls_than_allowed_are_told_so(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Past concurrency_max: 503 with Retry-After that names the setting; those within it are served; then all is well."""
     async with gateway(tmp_path_factory.mktemp("crowd"), concurrency_max=4) as crowd:

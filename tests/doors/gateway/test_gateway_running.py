@@ -119,6 +119,14 @@ async def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> No
         assert (await house.ask(CHAT_ASK)).status_code == 200
 
 
+async def test_a_free_port_is_told_by_its_number(tmp_path: Path) -> None:
+    """Port 0: what the data directory says of its server is where it really listens."""
+    async with gateway(tmp_path) as house:
+        about = DataDir(tmp_path).server()
+        assert about is not None
+        assert about["url"] == house.url
+
+
 async def test_a_taken_port_is_said_so(tmp_path: Path) -> None:
     """The port is another program's: an error that names it, and the data directory is free again."""
     async with gateway(tmp_path / "one") as house:
