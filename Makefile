@@ -41,4 +41,4 @@ bench: $(STAMP) ## overhead beside a bare proxy, as ratios, in one run (PEERS=1 
 	$(BIN)/python -m bench $(if $(PEERS),--peers)
 
 lock: $(STAMP) ## resolve requirements.lock again (for maintainers)
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --all-extras --group dev --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-strip-extras --all-extras --group dev --output-file requirements.lock pyproject.toml

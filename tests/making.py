@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from bursar.core.ledger import Attempt, Opening
@@ -11,6 +12,11 @@ from bursar.core.scopes import Scope
 from bursar.core.usage import Usage
 
 STARTED_US = 1_760_000_000_000_000
+
+
+def replaced(value: Any, **changes: Any) -> Any:
+    """A value with some of its fields changed."""
+    return replace(value, **changes)
 
 
 def a_charge(amount: int | None = 1_500, *, estimated: bool = False, provider: str = "openai") -> Charge:

@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bursar.adapters.books_file import BooksFile
 from bursar.adapters.data_dir import DataDir, default_data_dir
 from bursar.config import CONFIG_NAME, ProviderSettings, Settings, load_settings
+from bursar.core.budgets import Budget
 from bursar.core.errors import ConfigError, LedgerError
+from bursar.core.ledger import Attempt
 from bursar.core.prices import PriceBook
 from bursar.engine.ports import Queries, SyncBooks
 
 if TYPE_CHECKING:  # a command that only asks the ledger does not need to know the providers
+    from bursar.core.alert_fields import AlertSettings
     from bursar.engine.rulebook import ProviderRule, Rulebook
     from bursar.wire.providers import Provider
 
 __all__ = [
+    "alert_settings_of",
+    "budgets_in_force",
+    "configured_budgets",
     "find_config",
     "make_rulebook",
     "now_us",
@@ -36,6 +43,7 @@ __all__ = [
     "open_prices",
     "open_queries",
     "settings_of",
+    "watched_budgets",
 ]
 
 _US: Final = 1_000_000
@@ -94,13 +102,29 @@ def open_books_file(data: DataDir, settings: Settings) -> BooksFile:
 def open_books(path: Path | None) -> Generator[SyncBooks]:
     """The books, for what already happened; what was booked is in the ledger when this closes, if nobody else has it."""
     data = open_data(path)
-    with closing(open_books_file(data, settings_of(data))) as books:
-        yield books
+    settings = settings_of(data)
+    with closing(open_books_file(data, settings)) as books:
+        yield _CountedBooks(books, (*budgets_in_force(settings, books), *watched_budgets(settings)))
         try:
             with open_ledger(data, books):
                 pass
         except LedgerError:
             return  # a server has it and will ship
+
+
+class _CountedBooks:
+    """``engine.ports.SyncBooks``: what is booked counts toward these budgets."""
+
+    def __init__(self, books: BooksFile, budgets: tuple[Budget, ...]) -> None:
+        self._books = books
+        self._budgets = budgets
+
+    def observe(self, attempts: Iterable[Attempt]) -> int:
+        from bursar.engine.claims import observed_claim
+
+        if not self._budgets:
+            return self._books.observe(attempts)
+        return self._books.observe(attempts, budgets=partial(observed_claim, self._budgets))
 
 
 @contextmanager
@@ -122,7 +146,45 @@ def open_ledger(data: DataDir, books: BooksFile, *, wait_s: float = 10.0, thread
         yield ledger
 
 
-def make_rulebook(data: DataDir, settings: Settings) -> Rulebook:
+def configured_budgets(settings: Settings) -> tuple[Budget, ...]:
+    """The budgets of bursar.yaml."""
+    if not settings.budgets:
+        return ()
+    from bursar.adapters.zones import zone_of
+    from bursar.core.budget_fields import parse_budgets
+
+    return parse_budgets(settings.budgets, zone_of)
+
+
+def budgets_in_force(settings: Settings, books: BooksFile) -> tuple[Budget, ...]:
+    """Those of bursar.yaml and those that were set by command or API. Raises ConfigError or BooksError."""
+    from bursar.adapters.budget_store import BudgetStore
+
+    configured = configured_budgets(settings)
+    names = {budget.name for budget in configured}
+    stored = (each.budget for each in BudgetStore(books, now_us).list())
+    return (*configured, *(budget for budget in stored if budget.name not in names))
+
+
+def watched_budgets(settings: Settings) -> tuple[Budget, ...]:
+    """The budgets that only count, for the alert rules on spend."""
+    from bursar.core.alert_rules import watching
+
+    return tuple(watched for rule in alert_settings_of(settings).rules if (watched := watching(rule)) is not None)
+
+
+def alert_settings_of(settings: Settings) -> AlertSettings:
+    """The alert rules and channels of bursar.yaml. Raises ConfigError."""
+    from bursar.adapters.zones import zone_of
+    from bursar.core.alert_fields import alert_settings
+
+    try:
+        return alert_settings(settings.alerts, zone_of)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def make_rulebook(data: DataDir, settings: Settings, budgets: tuple[Budget, ...] = ()) -> Rulebook:
     """The rulebook of these settings; provider keys are read from the environment here and nowhere else."""
     from bursar.engine.rulebook import Rulebook
     from bursar.wire.providers import providers
@@ -139,6 +201,8 @@ def make_rulebook(data: DataDir, settings: Settings) -> Rulebook:
         body_timeout_s=settings.server.body_timeout_s,
         concurrency_max=settings.server.concurrency_max,
         machine_priced=frozenset(machine),
+        budgets=budgets,
+        call_timeout_s=settings.server.call_timeout_s,
     )
 
 

@@ -8,7 +8,7 @@ Rule 3: numbers keep the digits they were written with; a price never passes thr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
@@ -63,7 +63,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hold_ttl_s: int = 3_600
     retention: Retention = Retention()
     providers: dict[str, ProviderSettings] = {}
+    budgets: dict[str, Any] = {}
+    budget_wait_s: int = 30
     prices: dict[str, Any] = {}
+    alerts: dict[str, Any] = {}
 
 
 _LIMITS: Final[tuple[tuple[str, int, int], ...]] = (
@@ -77,6 +80,7 @@ _LIMITS: Final[tuple[tuple[str, int, int], ...]] = (
     ("server.call_timeout_s", 1, 86_400),
     ("server.drain_s", 0, 3_600),
     ("hold_ttl_s", 10, 7 * 86_400),
+    ("budget_wait_s", 0, 3_600),
     ("retention.ledger_days", 1, 36_500),
     ("retention.books_days", 1, 36_500),
 )
@@ -101,21 +105,54 @@ def parse_settings(text: str, *, name: str = CONFIG_NAME) -> Settings:
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), lines, name)) from None
     _check(settings, lines, name)
-    if settings.prices:
-        _check_prices(settings.prices, lines, name)
+    for section, check in _SECTIONS.items():
+        if raw := getattr(settings, section):
+            _check_section(section, raw, check, lines, name)
     return settings
 
 
-def _check_prices(prices: Mapping[str, Any], lines: Mapping[str, int], name: str) -> None:
+def _check_prices(raw: Mapping[str, Any]) -> None:
     from bursar.core.pricelist import overrides_layer  # not needed where there are no prices
 
+    overrides_layer(raw)
+
+
+def _check_budgets(raw: Mapping[str, Any]) -> None:
+    from bursar.adapters.zones import zone_of
+    from bursar.core.budget_fields import parse_budgets
+
+    parse_budgets(raw, zone_of)
+
+
+def _check_alerts(raw: Mapping[str, Any]) -> None:
+    from bursar.adapters.zones import zone_of
+    from bursar.core.alert_fields import alert_settings
+
+    alert_settings(raw, zone_of)
+
+
+_SECTIONS: Final[Mapping[str, Callable[[Mapping[str, Any]], None]]] = {
+    "prices": _check_prices,
+    "budgets": _check_budgets,
+    "alerts": _check_alerts,
+}
+"""Sections with a grammar of their own, and what raises ValueError, beginning with the path, when they do not follow it."""
+
+
+def _check_section(
+    section: str,
+    raw: Mapping[str, Any],
+    check: Callable[[Mapping[str, Any]], None],
+    lines: Mapping[str, int],
+    name: str,
+) -> None:
     try:
-        overrides_layer(prices)
+        check(raw)
     except ValueError as error:
-        found = re.match(r"prices[\w.\[\]]*", str(error))
-        path = found[0] if found else "prices"
-        while path not in lines and path != "prices":  # a key that is missing has no line: its parent has
-            path = re.sub(r"(\.\w+|\[\d+\]|.)$", "", path)
+        found = re.match(rf"{section}[\w.\[\]-]*", str(error))
+        path = found[0] if found else section
+        while path not in lines and path != section:  # a key that is missing has no line: its parent has
+            path = re.sub(r"(\.[\w-]+|\[\d+\]|.)$", "", path)
         raise ConfigError(f"{_at(name, lines, path)}: {error}") from None
 
 

@@ -11,14 +11,19 @@ import asyncio
 import gc
 import ipaddress
 import logging
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from bursar.adapters.alert_worker import AlertWorker
 from bursar.adapters.books_async import AsyncBooks
+from bursar.adapters.books_file import BooksFile
+from bursar.adapters.budget_desk import DeskWorker
+from bursar.adapters.budget_store import BudgetStore
 from bursar.adapters.data_dir import DataDir
 from bursar.adapters.http_server import HttpServer
 from bursar.adapters.ids import IdMaker
@@ -27,14 +32,26 @@ from bursar.adapters.ledger_duckdb import DuckLedger
 from bursar.adapters.ledger_worker import LedgerWorker
 from bursar.adapters.prices_file import PRICES_FILE
 from bursar.adapters.upstream_http import ProviderClient
-from bursar.compose import find_config, make_rulebook, now_us, open_books_file
+from bursar.compose import (
+    alert_settings_of,
+    budgets_in_force,
+    find_config,
+    make_rulebook,
+    now_us,
+    open_books_file,
+    watched_budgets,
+)
 from bursar.config import Settings, load_settings
 from bursar.console.site import Site
-from bursar.core.errors import BooksFailedError, BursarError, ConfigError
+from bursar.core.budgets import Budget
+from bursar.core.errors import BooksError, BooksFailedError, BursarError, ConfigError
+from bursar.core.tallies import Tallies
 from bursar.doors.gateway.app import Clock, Gateway
 from bursar.doors.gateway.metrics import Metrics
+from bursar.engine.claims import Claims
 from bursar.engine.rsgi import HttpProtocol, HttpScope
 from bursar.engine.rulebook import Rulebook
+from bursar.learn.sizes import Sizes
 
 __all__ = ["Running", "check_address", "serve"]
 
@@ -46,6 +63,8 @@ _SHIP_LATEST_S: Final = 10.0
 _SWEEP_EVERY_S: Final = 30.0
 _COMPACT_EVERY_S: Final = 3_600.0
 _RELOAD_EVERY_S: Final = 1.0
+_EVALUATE_EVERY_S: Final = 5.0
+_DELIVER_EVERY_S: Final = 1.0
 _FAILED_WAIT_S: Final = 5.0
 _LEDGER_WAIT_S: Final = 5.0
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -107,7 +126,12 @@ class _Server:
         self._config = find_config(data, config)
         self._last_seen = self._seen(self._config)
         self._rulebook: Rulebook = make_rulebook(data, settings)
+        self._current = settings
+        self._books_version = -1
         self._metrics = Metrics()
+        self._claims = Claims(Sizes())
+        self._tallies = Tallies(now_us())
+        self._lag: int | None = None
         self._shipped_s = 0.0
         self._ledger = LedgerWorker(
             lambda: open_books_file(data, settings), lambda: DuckLedger(data.ledger, wait_s=_LEDGER_WAIT_S)
@@ -120,7 +144,8 @@ class _Server:
             _log.warning(
                 "%d attempts were under way when the last server stopped: their estimates are charged", expired
             )
-        self._books = AsyncBooks(file)
+        self._rulebook = make_rulebook(self._data, self._settings, _all_budgets(self._settings, file))
+        self._books = AsyncBooks(file, wait_s=self._settings.budget_wait_s)
         server = self._settings.server
         client = ProviderClient(
             connect_timeout_s=server.connect_timeout_s,
@@ -130,10 +155,28 @@ class _Server:
         )
         keys = KeyCache(KeyStore(file, now_us), file)
         self._gateway = Gateway(
-            lambda: self._rulebook, self._books, client, keys, Clock(now_us, IdMaker()), self._metrics
+            lambda: self._rulebook,
+            self._books,
+            client,
+            keys,
+            Clock(now_us, IdMaker()),
+            self._metrics,
+            self._claims,
+            self._tallies,
         )
+        self._alerts = AlertWorker(
+            lambda: open_books_file(self._data, self._settings),
+            lambda books, _: BudgetStore(books, now_us).standings(self._rulebook.budgets),
+            self._tallies,
+            now_us,
+            settings=alert_settings_of(self._settings),
+            environ=os.environ,
+        )
+        desk = DeskWorker(lambda: open_books_file(self._data, self._settings), lambda: self._current.budgets, now_us)
         site = Site(
             ask=self._ledger.ask,
+            ask_desk=desk.ask,
+            changed=self._reload_budgets,
             ready=self._ready,
             metrics=self._metrics_text,
             token=None if _is_loopback(server.host) else self._data.admin_token(),
@@ -168,6 +211,8 @@ class _Server:
             with suppress(BursarError):  # the books have it; the next start ships it
                 await self._ledger.ship()
             await self._ledger.close()
+            desk.close()
+            await self._alerts.close()
             await client.close()
             file.close()
             self._remove_signals()
@@ -197,6 +242,8 @@ class _Server:
             ("ledger", _SHIP_EVERY_S, self._ship),
             ("sweeper", _SWEEP_EVERY_S, self._sweep),
             ("reload", _RELOAD_EVERY_S, self._reload),
+            ("alerts", _EVALUATE_EVERY_S, self._evaluate),
+            ("notices", _DELIVER_EVERY_S, self._alerts.deliver),
             (
                 "retention",
                 _COMPACT_EVERY_S,
@@ -223,9 +270,13 @@ class _Server:
         # Opening the ledger costs as much as shipping thousands of rows; whoever asks it ships first anyway.
         now = asyncio.get_running_loop().time()
         due = now - self._shipped_s >= _SHIP_LATEST_S
-        self._metrics.ledger_lag.set(await self._ledger.ship(at_least=1 if due else _SHIP_ROWS))
+        self._lag = await self._ledger.ship(at_least=1 if due else _SHIP_ROWS)
+        self._metrics.ledger_lag.set(self._lag)
         if due:
             self._shipped_s = now
+
+    async def _evaluate(self) -> None:
+        await self._alerts.evaluate(price_version=self._rulebook.book.version, ledger_lag=self._lag)
 
     async def _sweep(self) -> None:
         expired = self._books.file.expire(before_us=now_us(), keep=self._gateway.alive.__contains__)
@@ -236,6 +287,7 @@ class _Server:
         return config, _stamp(config), _stamp(self._data.path / PRICES_FILE)
 
     async def _reload(self) -> None:
+        self._reload_budgets()
         config = find_config(self._data, self._config)
         seen = self._seen(config)
         if seen == self._last_seen:
@@ -244,7 +296,9 @@ class _Server:
         try:
             settings = load_settings(config)
             check_address(settings)
-            self._rulebook = make_rulebook(self._data, settings)
+            self._rulebook = make_rulebook(self._data, settings, _all_budgets(settings, self._books.file))
+            self._alerts.use(alert_settings_of(settings))
+            self._current = settings
         except ConfigError as error:
             self._metrics.config_errors += 1
             _log.error("the new configuration is not used: %s", error)
@@ -252,6 +306,17 @@ class _Server:
         if (settings.server.host, settings.server.port) != (self._settings.server.host, self._settings.server.port):
             _log.warning("server.host and server.port take effect at the next start")
         _log.info("configuration and prices loaded again")
+
+    def _reload_budgets(self) -> None:
+        """Budgets that another process has set take effect with the next look; those that cannot be read change nothing."""
+        version = self._books.file.data_version()
+        if version == self._books_version:
+            return
+        self._books_version = version
+        budgets = _all_budgets(self._current, self._books.file)
+        if budgets != self._rulebook.budgets:
+            self._rulebook = replace(self._rulebook, budgets=budgets)
+            _log.info("%d budgets in force", len(budgets))
 
     # --- what the site asks -----------------------------------------------------------------------------------
 
@@ -263,7 +328,18 @@ class _Server:
     def _metrics_text(self) -> bytes:
         self._metrics.running.set(self._gateway.running)
         self._metrics.books_pending.set(self._books.pending)
+        self._metrics.books_waiting.set(self._books.waiting)
+        self._metrics.bound_breaches.set(self._claims.breaches)
+        with suppress(BooksError):  # the other figures are told all the same
+            single = [budget for budget in self._rulebook.budgets if not budget.each and budget.enforce]
+            self._metrics.deliveries = self._alerts.outcomes
+            self._metrics.standings = BudgetStore(self._books.file, now_us).standings(single)
         return self._metrics.text()
+
+
+def _all_budgets(settings: Settings, file: BooksFile) -> tuple[Budget, ...]:
+    """Those that hold, and those that only count for an alert."""
+    return (*budgets_in_force(settings, file), *watched_budgets(settings))
 
 
 def _settle_memory() -> None:

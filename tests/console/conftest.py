@@ -1,4 +1,4 @@
-"""What console tests share: the seeded ledgers of the views' tests, and the page served on loopback."""
+"""What console tests share: the seeded ledgers of the views' tests, a desk of budgets, and the page served on loopback."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from chromium import a_page
+from desks import Desk
+from playwright.sync_api import Page
 
 from bursar.console.answers import failure
-from bursar.console.api import handle
+from bursar.console.api import handle, methods_of
 from bursar.console.dashboard import page
 from seeding import NOW, MemoryLedger
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "books.sqlite")
 
 
 @pytest.fixture
@@ -22,13 +31,26 @@ def ledger() -> MemoryLedger:
     return MemoryLedger()
 
 
+@pytest.fixture
+def browser_page() -> Iterator[tuple[Page, list[str]]]:
+    """A page in Chromium, and everything its console complained about."""
+    with a_page() as opened:
+        yield opened
+
+
 class _Handler(BaseHTTPRequestHandler):
     queries: Any
+    desk: Desk
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        path = unquote(path)
         try:
-            answer = page(path) or handle("GET", unquote(path), query, self.queries, now=NOW)
+            if methods_of(path):
+                answer = self.desk.request(self.command, path, query, body)
+            else:
+                answer = page(path) or handle("GET", path, query, self.queries, now=NOW)
         except RuntimeError as problem:
             answer = failure(503, str(problem))
         self.send_response(answer.status)
@@ -38,17 +60,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer.body)
 
+    def do_POST(self) -> None:
+        self.do_GET()
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base class names it
         pass
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Any], str]]:
+def serve(desk: Desk) -> Iterator[Callable[[Any], str]]:
     """Serve the console over some queries; returns its address."""
     with ExitStack() as stack:
 
         def start(queries: Any) -> str:
-            handler = type("Handler", (_Handler,), {"queries": queries})
+            handler = type("Handler", (_Handler,), {"queries": queries, "desk": desk})
             server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
             server.daemon_threads = True
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from chromium import in_browser
+from playwright.sync_api import Page, expect
 
 from bursar.console.dashboard import page as asset
 from seeding import MemoryLedger
 
-_CHROMIUM = Path("/usr/bin/chromium")
-_ARGUMENTS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 _HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
-
-in_browser = pytest.mark.skipif(not _CHROMIUM.exists(), reason=f"no browser at {_CHROMIUM}: apt-get install chromium")
-
-
-@pytest.fixture
-def browser_page() -> Iterator[tuple[Page, list[str]]]:
-    """A page in Chromium, and everything its console complained about."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(_CHROMIUM), args=list(_ARGUMENTS))
-        page = browser.new_page(viewport={"width": 1280, "height": 900}, timezone_id="UTC")
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda problem: complaints.append(str(problem)))
-        yield page, complaints
-        browser.close()
 
 
 @pytest.fixture
@@ -50,7 +30,14 @@ def filled(ledger: MemoryLedger) -> MemoryLedger:
 
 def test_the_page_loads_nothing_from_elsewhere() -> None:
     """Every file has the strict policy; the page has no inline script or style and names no other host."""
-    for path in ("/", "/console/app.css", "/console/app.js", "/console/icon.svg"):
+    for path in (
+        "/",
+        "/console/app.css",
+        "/console/app.js",
+        "/console/parts.js",
+        "/console/budgets.js",
+        "/console/icon.svg",
+    ):
         answer = asset(path)
         assert answer is not None
         assert answer.headers["content-security-policy"].startswith("default-src 'self'")

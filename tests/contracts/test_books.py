@@ -23,6 +23,7 @@ from bursar.adapters.verify import verify
 from bursar.core.call import Held, NeedsHold, NeedsSettlement, NotHeld
 from bursar.core.errors import BooksBusyError, BooksFailedError, LedgerError
 from bursar.core.ledger import Attempt
+from bursar.core.money import NanoUSD
 from bursar.engine.ship import ship
 from making import an_attempt, an_opening
 
@@ -60,13 +61,18 @@ def balance(books: BooksFile, account: str = "all") -> tuple[int, int, int]:
     return next(((int(b.held), int(b.spent), b.unpriced) for b in books.balances() if b.account == account), (0, 0, 0))
 
 
+def held(task: str = "", amount: int = 2_000) -> Held:
+    """A hold that no budget looked at, and where it is entered."""
+    return Held(NanoUSD(amount), accounts=("all", f"task:{task}") if task else ("all",))
+
+
 def settle(attempt: Attempt) -> NeedsSettlement:
     return NeedsSettlement(attempt.opening, attempt)
 
 
 def test_hold_then_settle_moves_money_from_held_to_spent(books: BooksFile) -> None:
     """A hold is held, its settlement spends the real amount, and nothing stays held."""
-    assert books.apply([NeedsHold(an_opening(estimate=2_000))]) == [Held(2_000)]
+    assert books.apply([NeedsHold(an_opening(estimate=2_000))]) == [held()]
     assert balance(books) == (2_000, 0, 0)
     books.apply([settle(an_attempt(amount=1_500))])
     assert balance(books) == (0, 1_500, 0)
@@ -102,7 +108,7 @@ def test_saying_it_again_changes_nothing(books: BooksFile, times: int) -> None:
     """Replayed holds, settlements and observations leave the books as they were."""
     need, settlement = NeedsHold(an_opening(task="t")), settle(an_attempt(task="t"))
     for _ in range(times):
-        assert books.apply([need]) == [Held(2_000)]
+        assert books.apply([need]) == [held("t")]
     for _ in range(times):
         books.apply([settlement])
     assert isinstance(books.apply([need])[0], NotHeld)
@@ -265,7 +271,7 @@ class TestOnALoop:
         shared = AsyncBooks(books)
 
         async def call(name: str) -> None:
-            assert await shared.hold(NeedsHold(an_opening(name))) == Held(2_000)
+            assert await shared.hold(NeedsHold(an_opening(name))) == held()
             await shared.settle(settle(an_attempt(name)))
 
         await asyncio.gather(*(call(f"c{i}") for i in range(1_000)))
@@ -277,13 +283,13 @@ class TestOnALoop:
         shared = AsyncBooks(books)
         other = sqlite3.connect(tmp_path / "books.sqlite3", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        held = asyncio.ensure_future(shared.hold(NeedsHold(an_opening())))
+        holding = asyncio.ensure_future(shared.hold(NeedsHold(an_opening())))
         for _ in range(10):
             await asyncio.sleep(0.002)
-        assert not held.done()
+        assert not holding.done()
         other.execute("COMMIT")
         other.close()
-        assert await held == Held(2_000)
+        assert await holding == held()
 
     async def test_failing_books_refuse_holds_and_keep_settlements(self, books: BooksFile) -> None:
         """With a full disk new calls are refused with the reason; what ran is settled when there is room again."""
@@ -333,7 +339,7 @@ class TestOnALoop:
         """An amount that the file cannot hold is left out: its hold stands for the sweeper, other calls go on."""
         shared = AsyncBooks(books)
         names = ("a", "poison", "b")
-        assert await asyncio.gather(*(shared.hold(NeedsHold(an_opening(n))) for n in names)) == [Held(2_000)] * 3
+        assert await asyncio.gather(*(shared.hold(NeedsHold(an_opening(n))) for n in names)) == [held()] * 3
         amounts = {"a": 1_500, "poison": amount, "b": 1_500}
         await asyncio.gather(*(shared.settle(settle(an_attempt(n, amount=amounts[n]))) for n in names))
         assert isinstance(await shared.hold(NeedsHold(an_opening("c", estimate=1 << 70))), NotHeld)

@@ -25,6 +25,7 @@ auth = "bearer"
 stream_usage = "on_request"
 dialects = ["openai"]
 usage = { reasoning = "included", cached = "included", citations = "included", reported = "none" }
+request = { output_cap = "max_tokens", note = "last", tiers = [] }
 """
 
 
@@ -181,6 +182,8 @@ def test_a_row_must_state_how_it_counts() -> None:
         ('cached = "included"', 'cached = "maybe"', "maybe"),
         ('dialects = ["openai"]', 'dialects = ["klingon"]', "klingon"),
         ('"openai_chat"', '"klingon_chat"', "klingon_chat"),
+        ('note = "last"', 'note = "first"', "first"),
+        ('output_cap = "max_tokens", ', "", "output_cap"),
         ('auth = "bearer"', 'auth = "none"', "auth"),
         ('name = "X"', 'name = "X"\nsize = 3', "size"),
     ):

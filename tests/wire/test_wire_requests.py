@@ -52,6 +52,8 @@ def test_a_chat_request() -> None:
         labels=(("n", "3"), ("tier", "gold")),
         terms=(("service_tier", "flex"),),
         input_tokens_estimate=-(-len(json.dumps(body)) // 4),
+        text_bytes=len(json.dumps(body)),
+        writes_cache=("cache_write_tokens",),
     )
 
 

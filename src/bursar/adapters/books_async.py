@@ -3,10 +3,13 @@
 Rule 1: operations that arrive in one turn of the loop are committed together; each caller waits for its commit.
 Rule 2: the loop never waits for the database: a busy one is tried again a moment later, and has failed when that
         went on for ``_BUSY_MAX_S``.
-Rule 3: when the books fail, holds are refused with the reason; settlements are kept and tried again, and their callers
-        do not wait: the hold still stands in the books, so that even a crash loses nothing.
+Rule 3: when the books fail, holds are refused with the reason, unless every budget of the call says what may be used
+        meanwhile; settlements are kept and tried again, and their callers do not wait: the hold still stands in the books,
+        so that even a crash loses nothing.
 Rule 4: one operation that cannot be written (no store takes it) stops no other: it is found and left out. A hold is
         refused; of a settlement the hold stays, and the sweeper charges its estimate.
+Rule 5: a hold that only others' holds keep out waits in line, first come, first served; whenever something is released
+        where it waits, the line is tried from its head. After ``wait_s`` it takes what there is, or is refused.
 
 A thread would not be faster: the statements are short, and each would pay for the interpreter lock twice
 (docs/decisions/0003-group-commit.md has the figures).
@@ -18,41 +21,71 @@ import asyncio
 import logging
 import sqlite3
 from collections import deque
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple, TypeAlias
 
-from bursar.core.call import Held, NeedsHold, NeedsSettlement, NotHeld
+from bursar.core.admission import Admitted, Crowded, Refusal, admit, checks_of, posted
+from bursar.core.budgets import NO_TOTALS, Totals
+from bursar.core.call import Held, NeedsHold, NeedsMore, NeedsSettlement, NotHeld
 from bursar.core.errors import BooksBusyError, BooksError, BooksFailedError
 
-from .books_file import BooksFile
+from .books_file import BooksFile, Operation, Outcome
+from .waiting import Line
 
 __all__ = ["AsyncBooks"]
 
 _BUSY_RETRY_S: Final = 0.002
 _BUSY_MAX_S: Final = 5.0
 _FAILED_RETRY_S: Final = 0.5
+_LOOK_AGAIN_S: Final = 0.25
 _BATCH_MAX: Final = 512
 # A settlement is about a kilobyte; past this many the process would rather stop taking calls than grow.
 _UNSETTLED_MAX: Final = 20_000
+_WAITING_MAX: Final = 20_000
 
 _log = logging.getLogger("bursar.books")
 
+_Future: TypeAlias = "asyncio.Future[Held | NotHeld | None]"
+
+
+class _Queued(NamedTuple):
+    """An operation on its way to the file. ``until`` is how long a hold may wait (loop time), ``line`` where it stood."""
+
+    need: Operation
+    future: _Future | None
+    until: float = 0.0
+    line: str = ""
+
 
 class AsyncBooks:
-    """``engine.ports.Books`` over a ``BooksFile``. Use from one event loop only."""
+    """``engine.ports.Books`` over a ``BooksFile``. Use from one event loop only.
 
-    def __init__(self, file: BooksFile) -> None:
+    ``wait_s`` is how long a call waits for money that others hold.
+    """
+
+    def __init__(self, file: BooksFile, *, wait_s: float = 0.0) -> None:
         file.never_wait()
         self.file = file
         self.failure: str | None = None
-        self._queue: deque[tuple[NeedsHold | NeedsSettlement, asyncio.Future[Held | NotHeld | None] | None]] = deque()
+        self._wait_s = wait_s
+        self._queue: deque[_Queued] = deque()
         self._scheduled = False
         self._busy_since: float | None = None
         self._loop = asyncio.get_running_loop()
+        self._lines: dict[str, Line[_Queued]] = {}
+        self._looking = False
+        self._meanwhile: dict[str, Totals] = {}
 
     @property
     def pending(self) -> int:
         """Operations not yet committed."""
         return len(self._queue)
+
+    @property
+    def waiting(self) -> int:
+        """Holds that wait for others to release."""
+        return sum(map(len, self._lines.values()))
 
     async def hold(self, need: NeedsHold) -> Held | NotHeld:
         if self.failure is not None and len(self._queue) >= _UNSETTLED_MAX:
@@ -60,6 +93,14 @@ class AsyncBooks:
         outcome = await self._enqueue(need)
         assert outcome is not None
         return outcome
+
+    async def extend(self, need: NeedsMore) -> Refusal | None:
+        outcome = await self._enqueue(need)
+        if outcome is None:
+            return None
+        assert isinstance(outcome, NotHeld)
+        # Without a refusal the books themselves failed: the hold stands, and the stream may use no more than that.
+        return outcome.refusal or Refusal("budget_held", "books", "", "", "usd", 0, 0, 0, need.amount, None)
 
     async def settle(self, need: NeedsSettlement) -> None:
         await self._enqueue(need)
@@ -69,13 +110,16 @@ class AsyncBooks:
         while self._queue and self.failure is None:  # noqa: ASYNC110 - at shutdown only; an event would be set per commit
             await asyncio.sleep(_BUSY_RETRY_S)
 
-    def _enqueue(self, need: NeedsHold | NeedsSettlement) -> asyncio.Future[Held | NotHeld | None]:
-        future: asyncio.Future[Held | NotHeld | None] = self._loop.create_future()
-        self._queue.append((need, future))
+    def _enqueue(self, need: Operation) -> _Future:
+        future: _Future = self._loop.create_future()
+        self._queue.append(_Queued(need, future, self._loop.time() + self._wait_s))
+        self._schedule()
+        return future
+
+    def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._commit)
-        return future
 
     def _commit(self) -> None:
         self._scheduled = False
@@ -83,7 +127,7 @@ class AsyncBooks:
         while self._queue:
             batch = [self._queue[i] for i in range(min(len(self._queue), size))]
             try:
-                outcomes = self.file.apply([need for need, _ in batch])
+                outcomes = self.file.apply([queued.need for queued in batch])
             except BooksBusyError as error:
                 self._busy(error)
                 return
@@ -99,10 +143,78 @@ class AsyncBooks:
             if self.failure is not None:
                 _log.warning("the books work again")
                 self.failure = None
-            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                self._meanwhile.clear()
+            for _ in batch:
                 self._queue.popleft()
-                if future is not None and not future.done():
-                    future.set_result(outcome)
+            self._answer(batch, outcomes)
+
+    def _answer(self, batch: Sequence[_Queued], outcomes: Sequence[Outcome]) -> None:
+        crowded: list[tuple[_Queued, str]] = []
+        for queued, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Crowded):
+                crowded.append((queued, outcome.account))
+            elif queued.future is not None and not queued.future.done():
+                queued.future.set_result(outcome)
+        self._wait(batch, crowded)
+
+    # --- the lines --------------------------------------------------------------------------------------------
+
+    def _wait(self, batch: Sequence[_Queued], crowded: Sequence[tuple[_Queued, str]]) -> None:
+        """Put the crowded ones in line, and try the lines where something was released or whose head got through."""
+        moved = self.file.released
+        for queued, account in reversed(crowded):  # those that stood at a head go back to it, in their order
+            if queued.line:
+                self._line(account).put_back(queued._replace(line=account))
+        for queued, account in crowded:
+            if not queued.line:
+                self._stand(queued, account)
+        through = {queued.line for queued in batch if queued.line} - {account for _, account in crowded}
+        for account in (through | moved) & self._lines.keys():
+            self._try_line(account, more=account in through)
+        if self._lines and not self._looking:
+            self._looking = True
+            self._loop.call_later(_LOOK_AGAIN_S, self._look_again)
+
+    def _stand(self, queued: _Queued, account: str) -> None:
+        if self._loop.time() >= queued.until or self.waiting >= _WAITING_MAX:
+            self._queue.append(_impatient(queued))
+            self._schedule()
+            return
+        self._line(account).join(queued._replace(line=account))
+
+    def _line(self, account: str) -> Line[_Queued]:
+        return self._lines.setdefault(account, Line())
+
+    def _try_line(self, account: str, *, more: bool) -> None:
+        """Ask again for the first in line; for more of them each time when those before got their answer."""
+        line = self._lines[account]
+        for queued in line.next(more=more):
+            # Who has gone away in the meantime must not be held for: nobody would settle it.
+            if queued.future is not None and not queued.future.done():
+                self._queue.append(queued)
+        if not line:
+            del self._lines[account]
+        if self._queue:
+            self._schedule()
+
+    def _look_again(self) -> None:
+        """Other processes release, too; and nobody waits longer than allowed."""
+        self._looking = False
+        now = self._loop.time()
+        for account in list(self._lines):
+            line = self._lines[account]
+            self._queue.extend(_impatient(queued) for queued in line.take(lambda queued: now >= queued.until))
+            if not line:
+                del self._lines[account]
+            else:
+                self._try_line(account, more=False)
+        if self._queue:
+            self._schedule()
+        if self._lines:
+            self._looking = True
+            self._loop.call_later(_LOOK_AGAIN_S, self._look_again)
+
+    # --- failure ----------------------------------------------------------------------------------------------
 
     def _busy(self, error: BooksBusyError) -> None:
         now = self._loop.time()
@@ -114,29 +226,65 @@ class AsyncBooks:
             self._failed(error)
 
     def _leave_out(self, error: Exception) -> None:
-        need, future = self._queue.popleft()
+        need, future, *_ = self._queue.popleft()
         _log.error("%s of attempt %s cannot be written: %r", type(need).__name__, need.opening.attempt_id, error)
         if future is not None and not future.done():
             refused = NotHeld(f"this call cannot be written to the books: {error}")
-            future.set_result(refused if isinstance(need, NeedsHold) else None)
+            future.set_result(None if isinstance(need, NeedsSettlement) else refused)
 
     def _failed(self, error: BooksError) -> None:
         if self.failure is None:
             _log.error("the books failed, calls are refused until they work again: %s", error)
         self.failure = str(error)
-        kept: list[tuple[NeedsHold | NeedsSettlement, asyncio.Future[Held | NotHeld | None] | None]] = []
-        for need, future in self._queue:
-            if isinstance(need, NeedsHold):
+        kept: list[_Queued] = []
+        for queued in self._queue:
+            need, future = queued.need, queued.future
+            if isinstance(need, NeedsSettlement):
+                kept.append(queued._replace(future=None))
                 if future is not None and not future.done():
-                    future.set_result(NotHeld(f"the books cannot be written: {error}"))
-                continue
-            kept.append((need, None))
-            if future is not None and not future.done():
-                future.set_result(None)
+                    future.set_result(None)
+            elif future is not None and not future.done():
+                refused = NotHeld(f"the books cannot be written: {error}")
+                future.set_result((self._hold_meanwhile(need) if isinstance(need, NeedsHold) else None) or refused)
         self._queue = deque(kept)
         self._again(_FAILED_RETRY_S)
+
+    def _hold_meanwhile(self, need: NeedsHold) -> Held | None:
+        """A hold in memory alone, where every budget of the call says how much may be used without the books.
+
+        It ends as an observed attempt. What was admitted is not given back before the books work again.
+        """
+        claim = need.claim
+        if claim is None or claim.task is not None or claim.scope.task in self.file.admissions.limited_tasks:
+            return None
+        checks = checks_of(claim, ())
+        if not checks or any(check.budget.open_up_to is None for check in checks):
+            return None
+        capped = [
+            replace(c, limit=min(c.limit, c.budget.open_up_to or 0), kept=0, accounts=(c.posted,)) for c in checks
+        ]
+        outcome = admit(
+            replace(claim, patient=False),
+            [check for check in capped if check.budget.unit == "usd"],
+            lambda account: self._meanwhile.get(account, NO_TOTALS),
+            lambda _: False,
+        )
+        if not isinstance(outcome, Admitted):
+            return None
+        for check in capped:
+            before = self._meanwhile.get(check.posted, NO_TOTALS)
+            self._meanwhile[check.posted] = before._replace(held=before.held + (outcome.amount or 0))
+        return Held(outcome.amount, claim.opened(outcome), outcome, (), posted(claim, (), checks))
 
     def _again(self, delay_s: float) -> None:
         if not self._scheduled and self._queue:
             self._scheduled = True
             self._loop.call_later(delay_s, self._commit)
+
+
+def _impatient(queued: _Queued) -> _Queued:
+    """The same hold, which now takes what there is or is refused."""
+    need = queued.need
+    assert isinstance(need, NeedsHold)
+    assert need.claim is not None
+    return queued._replace(need=replace(need, claim=replace(need.claim, patient=False)), line="")

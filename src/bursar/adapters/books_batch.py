@@ -10,15 +10,58 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple
 
-__all__ = ["EntryRow", "NotFreshError", "answered", "ended", "enter_all", "hold_all", "imported", "release_all"]
+__all__ = [
+    "INSERT_ENTRY",
+    "EntryRow",
+    "NotFreshError",
+    "OpenHold",
+    "answered",
+    "ended",
+    "enter_all",
+    "hold_all",
+    "imported",
+    "release_all",
+    "select_in",
+]
 
-EntryRow: TypeAlias = tuple[str, int, str, int, int, int, int, str, bytes | None, str | None]
-"""attempt_id, stage, kind, at_us, held, spent, unpriced, accounts, payload, response_key."""
+
+class EntryRow(NamedTuple):
+    """One row of ``entry``: from ``held`` to ``spent_calls`` it is what changes on each of its accounts."""
+
+    attempt_id: str
+    stage: int
+    kind: str
+    at_us: int
+    held: int
+    spent: int
+    unpriced: int
+    held_tokens: int
+    spent_tokens: int
+    held_calls: int
+    spent_calls: int
+    accounts: str
+    payload: bytes | None
+    response_key: str | None
+
+
+class OpenHold(NamedTuple):
+    """What an open hold sets aside, and where its ending is entered (JSON)."""
+
+    amount: int
+    tokens: int
+    accounts: str
+
+
+INSERT_ENTRY: Final = (
+    "INSERT INTO entry (attempt_id, stage, kind, at_us, held_nanousd, spent_nanousd, unpriced, held_tokens, spent_tokens,"
+    " held_calls, spent_calls, accounts, payload, response_key) VALUES "
+)
 
 # Statements are prepared per number of rows: few sizes keep them all prepared.
 _SIZES: Final = (128, 32, 8, 2, 1)
+_SELECT_MAX: Final = 256
 
 
 class NotFreshError(Exception):
@@ -27,16 +70,12 @@ class NotFreshError(Exception):
 
 def enter_all(db: sqlite3.Connection, rows: Sequence[EntryRow]) -> None:
     """Raises NotFreshError when an attempt has that stage already."""
-    head = (
-        "INSERT INTO entry (attempt_id, stage, kind, at_us, held_nanousd, spent_nanousd, unpriced, accounts, payload,"
-        " response_key) VALUES "
-    )
-    _insert(db, head, 10, rows)
+    _insert(db, INSERT_ENTRY, len(EntryRow._fields), rows)
 
 
-def hold_all(db: sqlite3.Connection, rows: Sequence[tuple[str, int, int, str]]) -> None:
-    """Open holds: attempt_id, amount, expires_us, accounts. Raises NotFreshError when one is open already."""
-    _insert(db, "INSERT INTO open_hold VALUES ", 4, rows)
+def hold_all(db: sqlite3.Connection, rows: Sequence[tuple[str, int, int, str, int]]) -> None:
+    """Open holds: attempt_id, amount, expires_us, accounts, tokens. Raises NotFreshError when one is open already."""
+    _insert(db, "INSERT INTO open_hold VALUES ", 5, rows)
 
 
 def ended(db: sqlite3.Connection, attempt_ids: Sequence[str]) -> set[str]:
@@ -54,19 +93,28 @@ def answered(db: sqlite3.Connection, response_keys: Sequence[str]) -> set[str]:
     return _known(db, "SELECT response_key FROM entry WHERE response_key IN", response_keys)
 
 
+def select_in(db: sqlite3.Connection, head: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The rows of a statement that ends in ``IN``, for any number of values."""
+    rows: list[tuple[Any, ...]] = []
+    for start in range(0, len(values), _SELECT_MAX):
+        part = list(values[start : start + _SELECT_MAX])
+        size = 1 << (len(part) - 1).bit_length()
+        part += part[-1:] * (size - len(part))  # a value twice finds its row once
+        rows += db.execute(_in(head, size, ""), part).fetchall()
+    return rows
+
+
 def _known(db: sqlite3.Connection, head: str, values: Sequence[Any]) -> set[Any]:
-    found: set[Any] = set()
-    for size, part in _parts(values):
-        found.update(row[0] for row in db.execute(_in(head, size, ""), part))
-    return found
+    return {row[0] for row in select_in(db, head, values)}
 
 
-def release_all(db: sqlite3.Connection, attempt_ids: Sequence[str]) -> dict[str, int]:
-    """Close open holds: the amounts that were held, by attempt. Raises NotFreshError when one is not open."""
-    released: dict[str, int] = {}
+def release_all(db: sqlite3.Connection, attempt_ids: Sequence[str]) -> dict[str, OpenHold]:
+    """Close open holds: what was held, by attempt. Raises NotFreshError when one is not open."""
+    released: dict[str, OpenHold] = {}
+    tail = " RETURNING attempt_id, amount_nanousd, tokens, accounts"
     for size, part in _parts(attempt_ids):
-        sql = _in("DELETE FROM open_hold WHERE attempt_id IN", size, " RETURNING attempt_id, amount_nanousd")
-        released.update(db.execute(sql, part).fetchall())
+        for row in db.execute(_in("DELETE FROM open_hold WHERE attempt_id IN", size, tail), part).fetchall():
+            released[row[0]] = OpenHold(*row[1:])
     if len(released) != len(attempt_ids):
         raise NotFreshError
     return released
@@ -96,6 +144,6 @@ def _values(head: str, columns: int, size: int) -> str:
     return head + ", ".join([row] * size)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 def _in(head: str, size: int, tail: str) -> str:
     return f"{head} ({', '.join('?' * size)}){tail}"

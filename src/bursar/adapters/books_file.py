@@ -4,15 +4,15 @@ Rule 1: an entry and every projection of it change in one transaction, or not at
 Rule 2: saying a hold or an ending again changes nothing.
 Rule 3: settlement is never refused; after an expiry it is booked as a correction of the estimate.
 Rule 4: any number of processes may write; the order of commits is the order of sequences.
+Rule 5: a hold is entered in every account of its call, or refused (``books_admission``); its ending goes to the same ones.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib import resources
@@ -21,17 +21,30 @@ from typing import Final, TypeAlias, TypeVar
 
 from msgspec import MsgspecError
 
-from bursar.core.call import Held, NeedsHold, NeedsSettlement, NotHeld
-from bursar.core.errors import BooksBusyError, BooksFailedError
+from bursar.core.admission import (
+    Admitted,
+    Claim,
+    Crowded,
+    Denied,
+    checks_of,
+    more,
+    posted,
+)
+from bursar.core.budgets import TaskLimit, Totals
+from bursar.core.call import Held, NeedsHold, NeedsMore, NeedsSettlement, NotHeld
+from bursar.core.errors import BooksFailedError
 from bursar.core.ledger import Attempt, Opening, accounts
 from bursar.core.money import NanoUSD
 from bursar.core.prices import Charge
 from bursar.core.scopes import Scope
 from bursar.engine.ports import Entry
 
+from .books_admission import Admissions, Asked
 from .books_batch import (
+    INSERT_ENTRY,
     EntryRow,
     NotFreshError,
+    OpenHold,
     answered,
     ended,
     enter_all,
@@ -39,19 +52,21 @@ from .books_batch import (
     imported,
     release_all,
 )
+from .books_errors import books_error
 from .rows import decode_opening, encode_attempt, encode_opening
 
-__all__ = ["Balance", "BooksFile", "Operation", "books_error", "name_digest"]
+__all__ = ["Balance", "BooksFile", "Operation", "Outcome", "name_digest"]
 
-Operation: TypeAlias = NeedsHold | NeedsSettlement
+Operation: TypeAlias = NeedsHold | NeedsMore | NeedsSettlement
+Outcome: TypeAlias = Held | NotHeld | Crowded | None
 
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 # 16 MB: under constant load a passive checkpoint never catches up to where the log could begin again.
 _LOG_PAGES_MAX: Final = 4_096
 _BUSY_WAIT_MS: Final = 5_000
 _RESTART_WAIT_MS: Final = 50
 _RESPONSE_KEY_LENGTH_MAX: Final = 256
-_HOLD, _ENDING, _CORRECTION, _ROLLUP = range(4)
+_HOLD, _ENDING, _CORRECTION, _ROLLUP, _EXTENSION = range(5)
 
 T = TypeVar("T")
 
@@ -64,6 +79,14 @@ class Balance:
     held: NanoUSD
     spent: NanoUSD
     unpriced: int
+    held_tokens: int = 0
+    spent_tokens: int = 0
+    held_calls: int = 0
+    spent_calls: int = 0
+
+
+def _no_claim(_attempt: Attempt) -> None:
+    return None
 
 
 class BooksFile:
@@ -79,6 +102,7 @@ class BooksFile:
         self._clock_us = clock_us
         self._hold_ttl_us = hold_ttl_us
         self._deltas: dict[str, list[int]] = {}
+        self.released: frozenset[str] = frozenset()
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=0)
             # Prompts are not in here, but names and spend are: nobody else's business.
@@ -87,6 +111,7 @@ class BooksFile:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
             self._create(path)
+            self.admissions = Admissions(self._db, self._deltas, clock_us)
         except (sqlite3.Error, OSError) as error:
             raise BooksFailedError(
                 f"{path} cannot be opened as the books: {error}. Make it readable, put back a copy of it, or choose "
@@ -100,8 +125,14 @@ class BooksFile:
                 f"{path} was written by a newer Bursar (schema {version}, this one knows {_SCHEMA_VERSION}): upgrade Bursar"
             )
         if version < _SCHEMA_VERSION:
-            sql = resources.files("bursar.adapters").joinpath("sql/books.sql").read_text(encoding="utf-8")
-            self._db.executescript(f"BEGIN IMMEDIATE; {sql} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+            # Another process may do the same at this moment: which version it is, is asked again where nobody else can.
+            self._db.execute("BEGIN IMMEDIATE")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version < _SCHEMA_VERSION:
+                for statement in (*(_statements("books_2.sql") if version == 1 else ()), *_statements("books.sql")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            self._db.execute("COMMIT")
 
     def close(self) -> None:
         self._db.close()
@@ -123,29 +154,35 @@ class BooksFile:
 
     # --- writing ----------------------------------------------------------------------------------------------
 
-    def apply(self, operations: Sequence[Operation]) -> list[Held | NotHeld | None]:
-        """Do all operations in one transaction, in order. A hold's outcome is in its place, None for a settlement.
+    def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Do all operations in one transaction. Outcomes are in their places, None for what cannot be refused.
 
-        Raises BooksBusyError or BooksFailedError, and then nothing has changed.
+        ``released`` are then the accounts on which something is held no more. Raises BooksBusyError or
+        BooksFailedError, and then nothing has changed.
         """
         try:
             return self._transaction(lambda: self._apply_fresh(operations))
         except NotFreshError:
             return self._transaction(lambda: [self._do(operation) for operation in operations])
 
-    def observe(self, attempts: Iterable[Attempt], *, batch: int = 1000) -> int:
-        """Book attempts that already happened, in transactions of ``batch``. Returns how many were new."""
+    def observe(
+        self, attempts: Iterable[Attempt], *, batch: int = 1000, budgets: Callable[[Attempt], Claim | None] = _no_claim
+    ) -> int:
+        """Book attempts that already happened, in transactions of ``batch``. Returns how many were new.
+
+        ``budgets`` says which budgets an attempt counts toward; it is booked whatever they have left.
+        """
         new = 0
         pending: list[Attempt] = []
         for attempt in attempts:
             pending.append(attempt)
             if len(pending) >= batch:
-                new += self._observe_batch(pending)
+                new += self._observe_batch(pending, budgets)
                 pending = []
-        return new + (self._observe_batch(pending) if pending else 0)
+        return new + (self._observe_batch(pending, budgets) if pending else 0)
 
-    def _observe_batch(self, attempts: Sequence[Attempt]) -> int:
-        return self._transaction(lambda: self._observe_new(attempts))
+    def _observe_batch(self, attempts: Sequence[Attempt], budgets: Callable[[Attempt], Claim | None]) -> int:
+        return self._transaction(lambda: self._observe_new(attempts, budgets))
 
     def _transaction(self, work: Callable[[], T]) -> T:
         try:
@@ -155,9 +192,11 @@ class BooksFile:
                 if self._deltas:
                     self._post_deltas()
                 self._db.execute("COMMIT")
+                self.released = frozenset(name for name, delta in self._deltas.items() if delta[0] < 0 or delta[5] < 0)
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                self.admissions.forget()
                 raise
             finally:
                 self._deltas.clear()
@@ -165,83 +204,148 @@ class BooksFile:
             raise books_error(error) from error
         return result
 
-    def _apply_fresh(self, operations: Sequence[Operation]) -> list[Held | NotHeld | None]:
-        """The same for operations that are all new, in a handful of statements. Raises NotFreshError."""
-        holds = [operation.opening for operation in operations if isinstance(operation, NeedsHold)]
-        endings = [operation for operation in operations if isinstance(operation, NeedsSettlement)]
-        outcomes: list[Held | NotHeld | None] = [
-            Held(operation.opening.estimate.amount) if isinstance(operation, NeedsHold) else None
-            for operation in operations
-        ]
-        if holds:
-            self._hold_fresh(holds)
+    def _apply_fresh(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """The same for operations that are all new, in a handful of statements. Raises NotFreshError.
+
+        What ends in this transaction is released before anything is held in it.
+        """
+        outcomes: list[Outcome] = [None] * len(operations)
+        holds: list[tuple[int, NeedsHold]] = []
+        endings: list[NeedsSettlement] = []
+        for index, operation in enumerate(operations):
+            match operation:
+                case NeedsHold():
+                    holds.append((index, operation))
+                case NeedsSettlement():
+                    endings.append(operation)
+                case NeedsMore():
+                    raise NotFreshError  # rare, and in order with the ending of the same attempt
         if endings:
             released = release_all(self._db, [ending.opening.attempt_id for ending in endings])
-            rows: list[EntryRow] = []
-            for ending in endings:
-                kind = "settle" if ending.attempt else "void"
-                row = self._ending_row(ending.opening, ending.attempt, kind, released[ending.opening.attempt_id])
-                self._post(accounts(ending.opening.scope), row)
-                rows.append(row)
-            enter_all(self._db, rows)
+            enter_all(self._db, [self._ended_row(each, released[each.opening.attempt_id]) for each in endings])
+        if holds:
+            self._hold_fresh(holds, outcomes)
         return outcomes
 
-    def _hold_fresh(self, openings: Sequence[Opening]) -> None:
-        if ended(self._db, [opening.attempt_id for opening in openings]):
+    def _ended_row(self, ending: NeedsSettlement, held: OpenHold) -> EntryRow:
+        kind = "settle" if ending.attempt else "void"
+        row = self._ending_row(ending.opening, ending.attempt, kind, held, held.accounts)
+        self._post(row)
+        return row
+
+    def _hold_fresh(self, holds: Sequence[tuple[int, NeedsHold]], outcomes: list[Outcome]) -> None:
+        if ended(self._db, [need.opening.attempt_id for _, need in holds]):
             raise NotFreshError
+        claimed = self.admissions.ask([need for _, need in holds if need.claim is not None])
+        totals = self.admissions.totals(name for asked in claimed for check in asked.checks for name in check.accounts)
+        by_claim = iter(claimed)
         now = self._clock_us()
         entries: list[EntryRow] = []
-        holds: list[tuple[str, int, int, str]] = []
-        for opening in openings:
-            held = opening.estimate.amount or 0
-            row = self._hold_row(opening, now)
-            entries.append(row)
-            holds.append((opening.attempt_id, held, now + self._hold_ttl_us, row[7]))
-            self._post(accounts(opening.scope), row)
+        rows: list[tuple[str, int, int, str, int]] = []
+        for index, need in holds:
+            asked = next(by_claim) if need.claim is not None else None
+            outcome = outcomes[index] = self._ruled(need, asked, totals)
+            if isinstance(outcome, Held):
+                entry = self._hold_row(need, outcome, now)
+                self._post(entry)
+                entries.append(entry)
+                rows.append((entry.attempt_id, entry.held, now + self._hold_ttl_us, entry.accounts, entry.held_tokens))
         enter_all(self._db, entries)
-        hold_all(self._db, holds)
+        hold_all(self._db, rows)
 
-    def _do(self, operation: Operation) -> Held | NotHeld | None:
+    def _ruled(self, need: NeedsHold, asked: Asked | None, totals: dict[str, Totals]) -> Held | NotHeld | Crowded:
+        """The outcome of a hold that is new."""
+        if asked is None:
+            return Held(need.opening.estimate.amount, accounts=accounts(need.opening.scope))
+        match self.admissions.rule(asked, totals):
+            case None:
+                return Held(need.opening.estimate.amount, accounts=asked.accounts)
+            case Denied(refusal):
+                return NotHeld("", refusal)
+            case Crowded() as crowded:
+                return crowded
+            case Admitted() as admitted:
+                opening = asked.claim.opened(admitted)
+                return Held(admitted.amount, opening, admitted, asked.checks, asked.accounts)
+
+    def _do(self, operation: Operation) -> Outcome:
         match operation:
-            case NeedsHold(opening):
-                return self._hold(opening)
-            case NeedsSettlement(opening, attempt):
-                self._settle(opening, attempt)
+            case NeedsHold():
+                return self._hold(operation)
+            case NeedsMore():
+                return self._extend(operation)
+            case NeedsSettlement():
+                self._settle(operation)
                 return None
 
-    def _hold(self, opening: Opening) -> Held | NotHeld:
-        amount = opening.estimate.amount
-        row = self._hold_row(opening, self._clock_us())
-        if not self._enter(row, accounts(opening.scope)):
-            ended = self._ended(opening.attempt_id)
-            return NotHeld(f"attempt {opening.attempt_id} has already ended") if ended else Held(amount)
-        expires_us = row[3] + self._hold_ttl_us
-        self._db.execute(
-            "INSERT INTO open_hold VALUES (?, ?, ?, ?)", (opening.attempt_id, amount or 0, expires_us, row[7])
-        )
-        return Held(amount)
+    def _hold(self, need: NeedsHold) -> Held | NotHeld | Crowded:
+        attempt_id = need.opening.attempt_id
+        if self._ended(attempt_id):
+            return NotHeld(f"attempt {attempt_id} has already ended")
+        held = self._db.execute(
+            "SELECT amount_nanousd, accounts FROM open_hold WHERE attempt_id = ?", (attempt_id,)
+        ).fetchone()
+        if held is not None:
+            return Held(NanoUSD(held[0]), accounts=_names(held[1]))
+        asked = self.admissions.ask([need])[0] if need.claim is not None else None
+        totals = self.admissions.totals(name for check in asked.checks for name in check.accounts) if asked else {}
+        outcome = self._ruled(need, asked, totals)
+        if isinstance(outcome, Held):
+            now = self._clock_us()
+            row = self._hold_row(need, outcome, now)
+            self._enter(row)
+            hold_all(self._db, [(attempt_id, row.held, now + self._hold_ttl_us, row.accounts, row.held_tokens)])
+        return outcome
 
-    def _hold_row(self, opening: Opening, now_us: int) -> EntryRow:
-        text = _names_text(accounts(opening.scope))
-        held = opening.estimate.amount or 0
-        return (opening.attempt_id, _HOLD, "hold", now_us, held, 0, 0, text, encode_opening(opening), None)
+    def _hold_row(self, need: NeedsHold, held: Held, now_us: int) -> EntryRow:
+        opening = held.opening or need.opening
+        tokens = held.admitted.tokens if held.admitted else _tokens(opening.estimate, 0)
+        text = _names_text(held.accounts)
+        amount = held.amount or 0
+        payload = encode_opening(opening)
+        return EntryRow(opening.attempt_id, _HOLD, "hold", now_us, amount, 0, 0, tokens, 0, 1, 0, text, payload, None)
+
+    def _extend(self, need: NeedsMore) -> NotHeld | None:
+        """Hold more for an attempt that is open. Not held: a budget has not that much left, or it has ended."""
+        attempt_id = need.opening.attempt_id
+        checks = need.held.checks
+        totals = self.admissions.totals(name for check in checks for name in check.accounts)
+        refusal = more(checks, self.admissions.overlaid(totals), amount=need.amount, tokens=need.tokens)
+        if refusal is not None:
+            return NotHeld("", refusal)
+        found = self._db.execute(
+            "UPDATE open_hold SET amount_nanousd = amount_nanousd + ?, tokens = tokens + ? WHERE attempt_id = ?"
+            " RETURNING accounts",
+            (need.amount, need.tokens, attempt_id),
+        ).fetchone()
+        if found is None:
+            return NotHeld(f"attempt {attempt_id} is not held")
+        (stage,) = self._db.execute(
+            "SELECT max(max(stage) + 1, ?) FROM entry WHERE attempt_id = ?", (_EXTENSION, attempt_id)
+        ).fetchone()
+        now = self._clock_us()
+        self._enter(
+            EntryRow(attempt_id, stage, "extend", now, need.amount, 0, 0, need.tokens, 0, 0, 0, found[0], None, None)
+        )
+        return None
 
     def _ended(self, attempt_id: str) -> bool:
         found = self._db.execute("SELECT 1 FROM entry WHERE attempt_id = ? AND stage = ?", (attempt_id, _ENDING))
         return found.fetchone() is not None
 
-    def _settle(self, opening: Opening, attempt: Attempt | None) -> None:
+    def _settle(self, ending: NeedsSettlement) -> None:
+        opening, attempt = ending.opening, ending.attempt
         held = self._release(opening.attempt_id)
-        if attempt is None:
-            if held is not None:
-                self._end(opening, "void", held[0], None)
-            return
         if held is not None:
-            self._end(opening, "settle", held[0], attempt)
-        elif not self._end(opening, "settle", 0, attempt):
-            self._correct(attempt)
+            kind = "settle" if attempt else "void"
+            self._enter(self._ending_row(opening, attempt, kind, held, held.accounts))
+        elif attempt is not None:
+            # Held in memory while the books could not be written: it is entered where it would have been held.
+            text = _names_text((ending.held.accounts if ending.held else ()) or accounts(opening.scope))
+            if not self._enter(self._ending_row(opening, attempt, "settle", None, text)):
+                self._correct(attempt)
 
-    def _observe_new(self, attempts: Sequence[Attempt]) -> int:
+    def _observe_new(self, attempts: Sequence[Attempt], budgets: Callable[[Attempt], Claim | None]) -> int:
         """Enter the attempts that neither their id nor their provider's response id shows to be known."""
         ids = {attempt.opening.attempt_id for attempt in attempts}
         keys = {key for attempt in attempts if (key := _response_key(attempt))}
@@ -257,28 +361,49 @@ class BooksFile:
             known_ids.add(attempt_id)
             if key:
                 known_keys.add(key)
-            row = self._ending_row(attempt.opening, attempt, "settle", 0)
-            self._post(accounts(attempt.opening.scope), row)
+            text = _names_text(self._observed_accounts(attempt, budgets(attempt)))
+            row = self._ending_row(attempt.opening, attempt, "settle", None, text)
+            self._post(row)
             rows.append(row)
         enter_all(self._db, rows)
         return len(rows)
 
-    def _end(self, opening: Opening, kind: str, held: int, attempt: Attempt | None) -> bool:
-        return self._enter(self._ending_row(opening, attempt, kind, held), accounts(opening.scope))
+    def _observed_accounts(self, attempt: Attempt, claim: Claim | None) -> tuple[str, ...]:
+        """Where what already happened is entered: the accounts of its own time, but not those of windows that are over."""
+        scope = attempt.opening.scope
+        if scope.parent_task and scope.task:
+            chain = self.admissions.place(TaskLimit(scope.task, scope.parent_task))
+        else:
+            chain = self.admissions.chain(scope.task) if scope.task and claim is not None else ()
+        if claim is None:
+            return tuple(dict.fromkeys((*accounts(scope), *(f"task:{task.task}" for task in chain))))
+        now = self._clock_us()
+        checks = [
+            c for c in checks_of(claim, chain) if c.span.end_us is None or c.span.end_us + c.window.length_us > now
+        ]
+        return posted(claim, chain, checks)
 
-    def _ending_row(self, opening: Opening, attempt: Attempt | None, kind: str, held: int) -> EntryRow:
+    def _ending_row(
+        self, opening: Opening, attempt: Attempt | None, kind: str, held: OpenHold | None, names: str
+    ) -> EntryRow:
         amount = attempt.charge.amount if attempt else NanoUSD(0)
         spent, unpriced = (0, 1) if amount is None else (amount, 0)
-        text = _names_text(accounts(opening.scope))
+        # Unknown is never zero: tokens that nobody stated count as those that were held for them.
+        tokens = _tokens(attempt.charge, held.tokens if held else 0) if attempt else 0
+        calls = 1 if attempt else 0
         payload = encode_attempt(attempt) if attempt else None
         key = _response_key(attempt) if attempt else None
-        return (opening.attempt_id, _ENDING, kind, self._clock_us(), -held, spent, unpriced, text, payload, key)
+        back = (-held.amount, -held.tokens, -1) if held else (0, 0, 0)
+        return EntryRow(
+            opening.attempt_id, _ENDING, kind, self._clock_us(), back[0], spent, unpriced, back[1], tokens, back[2], calls,
+            names, payload, key,
+        )  # fmt: skip
 
     def _correct(self, attempt: Attempt) -> None:
         """A settlement after the hold expired: book the difference to the estimate that the expiry charged, once."""
         opening = attempt.opening
         row = self._db.execute(
-            "SELECT kind, spent_nanousd, unpriced FROM entry WHERE attempt_id = ? AND stage = ?",
+            "SELECT kind, spent_nanousd, unpriced, spent_tokens, accounts FROM entry WHERE attempt_id = ? AND stage = ?",
             (opening.attempt_id, _ENDING),
         ).fetchone()
         if row is None or row[0] != "expire":
@@ -296,47 +421,60 @@ class BooksFile:
         late = replace(
             attempt, charge=charge, opening=replace(opening, attempt_id=f"{opening.attempt_id}+late", number=0)
         )
-        names = accounts(opening.scope)
-        text = _names_text(names)
+        tokens = _tokens(attempt.charge, row[3]) - row[3]
         payload = encode_attempt(late)
         now = self._clock_us()
-        self._enter((opening.attempt_id, _CORRECTION, "adjust", now, 0, spent, unpriced, text, payload, None), names)
+        self._enter(
+            EntryRow(
+                opening.attempt_id,
+                _CORRECTION,
+                "adjust",
+                now,
+                0,
+                spent,
+                unpriced,
+                0,
+                tokens,
+                0,
+                0,
+                row[4],
+                payload,
+                None,
+            )
+        )
 
-    def _release(self, attempt_id: str) -> tuple[int] | None:
-        return self._db.execute(
-            "DELETE FROM open_hold WHERE attempt_id = ? RETURNING amount_nanousd", (attempt_id,)
+    def _release(self, attempt_id: str) -> OpenHold | None:
+        found = self._db.execute(
+            "DELETE FROM open_hold WHERE attempt_id = ? RETURNING amount_nanousd, tokens, accounts", (attempt_id,)
         ).fetchone()
+        return None if found is None else OpenHold(*found)
 
-    def _enter(self, row: EntryRow, names: Iterable[str]) -> bool:
-        # A hold is entered unless the attempt has been held or has ended, an ending unless it has ended.
+    def _enter(self, row: EntryRow) -> bool:
+        """False when the attempt has this stage already."""
         cursor = self._db.execute(
-            "INSERT INTO entry (attempt_id, stage, kind, at_us, held_nanousd, spent_nanousd, unpriced, accounts, payload,"
-            " response_key) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10"
-            " WHERE ?2 <> 0 OR NOT EXISTS (SELECT 1 FROM entry WHERE attempt_id = ?1 AND stage = 1)"
-            " ON CONFLICT (attempt_id, stage) DO NOTHING",
+            INSERT_ENTRY + "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (attempt_id, stage) DO NOTHING",
             row,
         )
         if cursor.rowcount != 1:
             return False
-        self._post(names, row)
+        self._post(row)
         return True
 
-    def _post(self, names: Iterable[str], row: EntryRow) -> None:
-        held, spent, unpriced = row[4], row[5], row[6]
-        for name in names:
+    def _post(self, row: EntryRow) -> None:
+        changes = row[4:11]
+        for name in _names(row.accounts):
             delta = self._deltas.get(name)
-            if delta is None:
-                self._deltas[name] = [held, spent, unpriced]
-            else:
-                delta[0] += held
-                delta[1] += spent
-                delta[2] += unpriced
+            self._deltas[name] = (
+                list(changes) if delta is None else [a + b for a, b in zip(delta, changes, strict=True)]
+            )
 
     def _post_deltas(self) -> None:
         # One statement per account and transaction: most calls of a batch share theirs.
         self._db.executemany(
-            "INSERT INTO balance VALUES (?1, ?2, ?3, ?4) ON CONFLICT (account) DO UPDATE SET"
-            " held_nanousd = held_nanousd + ?2, spent_nanousd = spent_nanousd + ?3, unpriced = unpriced + ?4",
+            "INSERT INTO balance VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (account) DO UPDATE SET"
+            " held_nanousd = held_nanousd + ?2, spent_nanousd = spent_nanousd + ?3, unpriced = unpriced + ?4,"
+            " held_tokens = held_tokens + ?5, spent_tokens = spent_tokens + ?6, held_calls = held_calls + ?7,"
+            " spent_calls = spent_calls + ?8",
             [(name, *delta) for name, delta in self._deltas.items()],
         )
 
@@ -381,7 +519,7 @@ class BooksFile:
             opening = _unread_opening(attempt_id, held, names, self._clock_us())
         charge = replace(opening.estimate, estimated=True, notes=("never settled: the estimate is charged",))
         attempt = Attempt(opening, "expired", charge, error="the gateway stopped before the attempt ended")
-        return int(self._end(opening, "expire", released[0], attempt))
+        return int(self._enter(self._ending_row(opening, attempt, "expire", released, released.accounts)))
 
     # --- the outbox -------------------------------------------------------------------------------------------
 
@@ -425,6 +563,21 @@ class BooksFile:
         return self._transaction(work)
 
 
+def _statements(name: str) -> Iterator[str]:
+    """The statements of a file, one by one: a script would commit the transaction it is run in."""
+    statement = ""
+    for line in resources.files("bursar.adapters").joinpath(f"sql/{name}").read_text(encoding="utf-8").splitlines():
+        statement += f"{line}\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _tokens(charge: Charge, unknown: int) -> int:
+    """All tokens of a charge, or ``unknown`` where its usage is not known."""
+    return unknown if charge.usage is None else charge.usage.input_tokens + charge.usage.output_tokens
+
+
 def _unread_opening(attempt_id: str, held: int, names: str, at_us: int) -> Opening:
     """Where another version wrote the opening: what the open hold itself says."""
     task = next((name.removeprefix("task:") for name in json.loads(names) if name.startswith("task:")), "")
@@ -432,9 +585,14 @@ def _unread_opening(attempt_id: str, held: int, names: str, at_us: int) -> Openi
     return Opening(attempt_id, attempt_id, "model", "gateway", "unknown", at_us, "", "", Scope(task=task), estimate)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def _names_text(names: tuple[str, ...]) -> str:
     return json.dumps(names)
+
+
+@lru_cache(maxsize=4096)
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 def name_digest(name: str) -> bytes:
@@ -446,20 +604,3 @@ def _response_key(attempt: Attempt) -> str | None:
     if not attempt.response_id:
         return None
     return f"{attempt.opening.provider}:{attempt.response_id}"[:_RESPONSE_KEY_LENGTH_MAX]
-
-
-def books_error(error: sqlite3.Error) -> BooksBusyError | BooksFailedError:
-    """What an error of the database means to those who use the books."""
-    if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return BooksBusyError(f"another process keeps the books locked: {error}")
-    return BooksFailedError(_explain(error))
-
-
-def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-def _explain(error: sqlite3.Error) -> str:
-    if _code(error) == sqlite3.SQLITE_FULL:
-        return f"{error}: the disk is full ({errno.errorcode[errno.ENOSPC]}); free some space, nothing is lost"
-    return f"{error}"

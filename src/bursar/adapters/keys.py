@@ -22,7 +22,8 @@ from bursar.core.errors import ConfigError
 from bursar.core.scopes import SCOPE_COLUMNS, Scope
 from bursar.engine.ports import VirtualKey
 
-from .books_file import BooksFile, books_error
+from .books_errors import books_error
+from .books_file import BooksFile
 
 __all__ = ["KEY_PREFIX", "KeyCache", "KeyStore", "StoredKey"]
 

@@ -10,9 +10,12 @@ Rule 3: an imported attempt's id and every response's key outlive their entries,
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
+
+from bursar.core.budgets import Totals
 
 from .books_file import BooksFile, name_digest
 from .ledger_duckdb import DuckLedger
@@ -21,6 +24,9 @@ __all__ = ["Compaction", "compact_books", "compact_ledger"]
 
 BATCH: Final = 1_000
 _DAY_US: Final = 86_400_000_000
+_WINDOW: Final = re.compile(r"budget:[^@~=]+[@~]\d+-(?P<end_s>\d+)")
+# A part of a rolling window counts for as long as the longest window after it ends.
+_ROLLING_MAX_US: Final = 366 * _DAY_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +44,41 @@ def compact_books(books: BooksFile, *, before_us: int, shipped: int, batch: int 
         deleted += done
         if done == 0:
             break
-    while books.transaction(partial(_forget_tasks, books, before_us, batch)):
+    while books.transaction(partial(_forget_accounts, books, before_us, batch)):
         pass
     return Compaction(deleted)
 
 
-def _forget_tasks(books: BooksFile, before_us: int, batch: int) -> int:
-    """Drop the accounts of tasks that are rolled up whole: balance and sum go together. The ledger still knows them."""
+def _forget_accounts(books: BooksFile, before_us: int, batch: int) -> int:
+    """Drop the accounts of tasks, and of budget windows that are over, which are rolled up whole: balance and sum go
+    together. The ledger still knows their calls. What a task's own limit or a budget without windows has spent stays."""
     db = books.connection
-    done = db.execute(
+    found = db.execute(
         "SELECT b.account FROM balance b JOIN entry e ON e.attempt_id = b.account AND e.stage = 3"
-        " WHERE b.account LIKE 'task:%' AND b.held_nanousd = 0 AND b.spent_nanousd = e.spent_nanousd"
-        " AND b.unpriced = e.unpriced AND e.held_nanousd = 0 AND e.at_us < ? LIMIT ?",
-        (before_us, batch),
-    ).fetchall()
+        " WHERE (b.account LIKE 'task:%' OR b.account LIKE 'budget:%') AND b.held_nanousd = 0 AND e.held_nanousd = 0"
+        " AND b.spent_nanousd = e.spent_nanousd AND b.unpriced = e.unpriced AND b.spent_calls = e.spent_calls"
+        " AND b.held_calls = 0 AND e.at_us < ? AND NOT EXISTS (SELECT 1 FROM task t WHERE t.limit_nanousd IS NOT NULL"
+        " AND b.account = 'task:' || t.task) ORDER BY b.account",
+        (before_us,),
+    )
+    done = [(name,) for (name,) in found if _is_over(name, before_us)][:batch]
     db.executemany("DELETE FROM entry WHERE attempt_id = ? AND stage = 3", done)
     db.executemany("DELETE FROM balance WHERE account = ?", done)
+    db.execute(
+        "DELETE FROM task WHERE limit_nanousd IS NULL AND opened_us < ? AND NOT EXISTS"
+        " (SELECT 1 FROM balance b WHERE b.account = 'task:' || task.task)"
+        " AND NOT EXISTS (SELECT 1 FROM task below WHERE below.parent = task.task)",
+        (before_us,),
+    )
     return len(done)
+
+
+def _is_over(account: str, before_us: int) -> bool:
+    """Whether nothing can be entered in an account any more."""
+    if account.startswith("task:"):
+        return True
+    window = _WINDOW.match(account)
+    return window is not None and int(window["end_s"]) * 1_000_000 + _ROLLING_MAX_US < before_us
 
 
 def _compact_batch(books: BooksFile, before_us: int, shipped: int, batch: int) -> int:
@@ -71,8 +95,9 @@ def _compact_batch(books: BooksFile, before_us: int, shipped: int, batch: int) -
         return 0
     ids = json.dumps([attempt for attempt, _, _ in rows])
     sums = db.execute(
-        "SELECT a.value, sum(held_nanousd), sum(spent_nanousd), sum(unpriced), max(at_us) FROM entry, json_each(entry.accounts) a"
-        " WHERE attempt_id IN (SELECT value FROM json_each(?)) AND stage < 3 GROUP BY a.value",
+        "SELECT a.value, max(at_us), sum(held_nanousd), sum(spent_nanousd), sum(unpriced), sum(held_tokens), sum(spent_tokens),"
+        " sum(held_calls), sum(spent_calls) FROM entry, json_each(entry.accounts) a"
+        " WHERE attempt_id IN (SELECT value FROM json_each(?)) AND stage <> 3 GROUP BY a.value",
         (ids,),
     ).fetchall()
     (first,) = db.execute("SELECT min(sequence) FROM entry WHERE attempt_id = ?", (rows[0][0],)).fetchone()
@@ -84,25 +109,26 @@ def _compact_batch(books: BooksFile, before_us: int, shipped: int, batch: int) -
     removed = db.execute(
         "DELETE FROM entry WHERE attempt_id IN (SELECT value FROM json_each(?)) AND stage < 3", (ids,)
     ).rowcount
-    for account, held, spent, unpriced, at_us in sums:
-        _roll_up(books, account, held, spent, unpriced, at_us, first)
+    for account, at_us, *totals in sums:
+        _roll_up(books, account, at_us, Totals(*totals), first)
     return removed
 
 
-def _roll_up(books: BooksFile, account: str, held: int, spent: int, unpriced: int, at_us: int, first: int) -> None:
+def _roll_up(books: BooksFile, account: str, at_us: int, totals: Totals, first: int) -> None:
     """Merge into the account's one rollup entry. It takes the place of the entries it sums, not the end of the books."""
     db = books.connection
     updated = db.execute(
         "UPDATE entry SET held_nanousd = held_nanousd + ?, spent_nanousd = spent_nanousd + ?, unpriced = unpriced + ?,"
-        " at_us = max(at_us, ?) WHERE attempt_id = ? AND stage = 3",
-        (held, spent, unpriced, at_us, account),
+        " held_tokens = held_tokens + ?, spent_tokens = spent_tokens + ?, held_calls = held_calls + ?,"
+        " spent_calls = spent_calls + ?, at_us = max(at_us, ?) WHERE attempt_id = ? AND stage = 3",
+        (*totals, at_us, account),
     ).rowcount
     if not updated:
         free: Any = db.execute("SELECT min(sequence) FROM entry").fetchone()[0] or first
         db.execute(
-            "INSERT INTO entry (sequence, attempt_id, stage, kind, at_us, held_nanousd, spent_nanousd, unpriced, accounts)"
-            " VALUES (?, ?, 3, 'rollup', ?, ?, ?, ?, ?)",
-            (free - 1, account, at_us, held, spent, unpriced, json.dumps([account])),
+            "INSERT INTO entry (sequence, attempt_id, stage, kind, at_us, accounts, held_nanousd, spent_nanousd, unpriced,"
+            " held_tokens, spent_tokens, held_calls, spent_calls) VALUES (?, ?, 3, 'rollup', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (free - 1, account, at_us, json.dumps([account]), *totals),
         )
 
 

@@ -130,7 +130,7 @@ def row_of(attempt: Attempt) -> Row:
         started_us=opening.started_us,
         provider=opening.provider,
         model_asked=opening.model_asked,
-        model=charge.model or opening.model_asked,
+        model=charge.model or opening.model_sent or opening.model_asked,
         org=scope.org,
         team=scope.team,
         project=scope.project,

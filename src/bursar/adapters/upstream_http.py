@@ -30,7 +30,7 @@ from bursar.core.call import NeedsProvider, Reply
 from bursar.core.ledger import Status
 from bursar.core.prices import Reading
 from bursar.core.usage import Usage
-from bursar.engine.ports import ClientGoneError, HttpAnswer, HttpRequest, Sink
+from bursar.engine.ports import Allowance, ClientGoneError, HttpAnswer, HttpRequest, Sink
 from bursar.wire.dialect import Dialect, Meter, RequestFacts, with_request
 
 __all__ = ["HttpAttempt", "ProviderClient"]
@@ -73,9 +73,16 @@ class ProviderClient:
         )
 
     def attempt(
-        self, request: HttpRequest, dialect: Dialect, facts: RequestFacts, sink: Sink, *, hide_usage: bool
+        self,
+        request: HttpRequest,
+        dialect: Dialect,
+        facts: RequestFacts,
+        sink: Sink,
+        *,
+        hide_usage: bool,
+        allowance: Allowance | None,
     ) -> HttpAttempt:
-        return HttpAttempt(self._client, request, dialect, facts, sink, hide_usage, self._answer_bytes_max)
+        return HttpAttempt(self._client, request, dialect, facts, sink, hide_usage, self._answer_bytes_max, allowance)
 
     async def close(self) -> None:
         await self._client.close()
@@ -85,7 +92,7 @@ class HttpAttempt:
     """``engine.ports.HttpUpstream``: one attempt. ``answer`` is set once a whole answer came, ``failure`` if none will."""
 
     __slots__ = (
-        "_answer_bytes_max", "_client", "_dialect", "_facts", "_first_ms", "_hide_usage", "_meter", "_request", "_sink",
+        "_allowance", "_answer_bytes_max", "_client", "_dialect", "_facts", "_first_ms", "_hide_usage", "_meter", "_request", "_sink",
         "_started", "_status", "answer", "failure",
     )  # fmt: skip
 
@@ -98,7 +105,9 @@ class HttpAttempt:
         sink: Sink,
         hide_usage: bool,
         answer_bytes_max: int,
+        allowance: Allowance | None,
     ) -> None:
+        self._allowance = allowance
         self._client = client
         self._request = request
         self._dialect = dialect
@@ -162,7 +171,10 @@ class HttpAttempt:
         return b"".join(parts)
 
     async def _stream(self, response: Any, headers: tuple[tuple[str, str], ...]) -> Reply:
-        meter = self._meter = self._dialect.meter(self._facts, hide_usage=self._hide_usage)
+        allowance = self._allowance
+        meter = self._meter = self._dialect.meter(
+            self._facts, hide_usage=self._hide_usage, whole_events=allowance is not None
+        )
         reader = response.body_reader
         try:
             await self._sink.start(response.status, headers)
@@ -171,6 +183,9 @@ class HttpAttempt:
                     self._first_ms = self._elapsed_ms()
                 if out := meter.feed(bytes(chunk)):
                     await self._sink.write(out)
+                if allowance is not None and not await allowance.covers(meter.output_tokens()):
+                    await self._sink.write(meter.close())
+                    return self._reply(replace(meter.reading(), error=allowance.refusal), "ended")
             if out := meter.finish():
                 await self._sink.write(out)
         except ClientGoneError:

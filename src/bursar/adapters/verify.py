@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bursar.core.budgets import NO_TOTALS, Totals
 from bursar.engine.ports import Queries
 from bursar.engine.ship import ship
 
@@ -61,28 +62,28 @@ def verify(books: BooksFile, ledger: DuckLedger, progress: Callable[[str], None]
 
 
 def _balances(books: BooksFile) -> Iterator[Difference]:
-    sums: dict[str, tuple[int, int, int]] = {
-        account: (held, spent, unpriced)
-        for account, held, spent, unpriced in books.connection.execute(
-            "SELECT a.value, sum(held_nanousd), sum(spent_nanousd), sum(unpriced) FROM entry, json_each(entry.accounts) a"
-            " GROUP BY a.value"
+    sums = {
+        row[0]: Totals(*row[1:])
+        for row in books.connection.execute(
+            "SELECT a.value, sum(held_nanousd), sum(spent_nanousd), sum(unpriced), sum(held_tokens), sum(spent_tokens),"
+            " sum(held_calls), sum(spent_calls) FROM entry, json_each(entry.accounts) a GROUP BY a.value"
         )
     }
-    kept = {b.account: (int(b.held), int(b.spent), b.unpriced) for b in books.balances()}
+    kept = {row[0]: Totals(*row[1:]) for row in books.connection.execute("SELECT * FROM balance")}
     for account in sorted(sums.keys() | kept.keys()):
-        expected, found = sums.get(account, (0, 0, 0)), kept.get(account, (0, 0, 0))
-        for name, left, right in zip(("held", "spent", "unpriced"), expected, found, strict=True):
+        expected, found = sums.get(account, NO_TOTALS), kept.get(account, NO_TOTALS)
+        for name, left, right in zip(Totals._fields, expected, found, strict=True):
             if left != right:
                 yield Difference(f"{name} of account {account}", f"{left} (sum of entries)", f"{right} (balance)")
-        if expected[0] < 0:
-            yield Difference(f"held of account {account}", "not negative", str(expected[0]))
+            if name.startswith("held") and left < 0:
+                yield Difference(f"{name} of account {account}", "not negative", str(left))
 
 
 def _holds(books: BooksFile) -> Iterator[Difference]:
     unended: dict[str, int] = dict(
         books.connection.execute(
-            "SELECT attempt_id, held_nanousd FROM entry e WHERE stage = 0"
-            " AND NOT EXISTS (SELECT 1 FROM entry x WHERE x.attempt_id = e.attempt_id AND x.stage = 1)"
+            "SELECT attempt_id, sum(held_nanousd) FROM entry e WHERE (stage = 0 OR stage > 3)"
+            " AND NOT EXISTS (SELECT 1 FROM entry x WHERE x.attempt_id = e.attempt_id AND x.stage = 1) GROUP BY attempt_id"
         )
     )
     kept: dict[str, int] = dict(books.connection.execute("SELECT attempt_id, amount_nanousd FROM open_hold"))

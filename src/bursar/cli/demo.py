@@ -32,6 +32,7 @@ _WIDE: Final = 110
 _ENDED: Final = {
     "error": "refused or failed",
     "cut": "cut off by the provider",
+    "ended": "ended by a budget",
     "cancelled": "left by the reader",
     "expired": "never ended",
 }

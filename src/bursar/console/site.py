@@ -1,34 +1,36 @@
 """The console over HTTP: health, metrics, pages and REST API on the gateway's port.
 
-Rule 1: on loopback only requests that name a loopback host are answered, so that no web page can reach in by a DNS name
-        of its own (https://en.wikipedia.org/wiki/DNS_rebinding); nothing here changes anything.
-Rule 2: elsewhere the admin token is needed, as a bearer token or as the password of basic authentication.
+Rule 1: who may ask, and who may change something, is decided first (``guard``): on loopback the request must name a
+        loopback host, elsewhere the admin token is needed; a change must come from the console's own page or from no page.
+Rule 2: only what is about budgets changes anything, and the server is told at once. All else only asks.
 Rule 3: health and metrics hold no names of people or tasks and need no token.
+Rule 4: a body is small and comes soon, or it is refused.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
+import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from bursar.core.errors import LedgerError
-from bursar.engine.ports import Queries
+from bursar.core.errors import BooksError, BursarError, LedgerError
+from bursar.engine.ports import BudgetDesk, Queries
 from bursar.engine.rsgi import HttpProtocol, HttpScope
 
 from .answers import ApiAnswer, failure, json_answer
-from .api import handle
+from .api import Request, handle, handle_budgets, methods_of
+from .api.budgets import BODY_BYTES_MAX
 from .dashboard import page
+from .guard import refused, refused_change
 
-__all__ = ["Ask", "Site"]
+__all__ = ["Ask", "AskDesk", "Site"]
 
 _log = logging.getLogger("bursar.console")
 
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _METRICS_TYPE: Final = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
+_BODY_WAIT_S: Final = 10.0
 
 
 class Ask(Protocol):
@@ -37,13 +39,31 @@ class Ask(Protocol):
     def __call__(self, question: Callable[[Queries], ApiAnswer], /) -> Awaitable[ApiAnswer]: ...
 
 
+class AskDesk(Protocol):
+    """Puts a question, or a change, to the desk of budgets, away from the event loop."""
+
+    def __call__(self, question: Callable[[BudgetDesk], ApiAnswer], /) -> Awaitable[ApiAnswer]: ...
+
+
 class Site:
-    """An RSGI application for the paths it owns. ``token`` None: on loopback, no token is needed."""
+    """An RSGI application for the paths it owns. ``token`` None: on loopback, no token is needed.
+
+    ``changed`` is called in the event loop after something was changed.
+    """
 
     def __init__(
-        self, *, ask: Ask, ready: Callable[[], str | None], metrics: Callable[[], bytes], token: str | None
+        self,
+        *,
+        ask: Ask,
+        ask_desk: AskDesk,
+        changed: Callable[[], None],
+        ready: Callable[[], str | None],
+        metrics: Callable[[], bytes],
+        token: str | None,
     ) -> None:
         self._ask = ask
+        self._ask_desk = ask_desk
+        self._changed = changed
         self._ready = ready
         self._metrics = metrics
         self._token = token
@@ -55,10 +75,10 @@ class Site:
         )
 
     async def __call__(self, scope: HttpScope, protocol: HttpProtocol) -> None:
-        answer = await self._answer(scope)
+        answer = await self._answer(scope, protocol)
         protocol.response_bytes(answer.status, list(answer.headers.items()), answer.body)
 
-    async def _answer(self, scope: HttpScope) -> ApiAnswer:
+    async def _answer(self, scope: HttpScope, protocol: HttpProtocol) -> ApiAnswer:
         match scope.path:
             case "/healthz":
                 return json_answer({"status": "ok"})
@@ -68,42 +88,61 @@ class Site:
             case "/metrics":
                 return ApiAnswer(200, _METRICS_TYPE, self._metrics())
             case _:
-                refused = self._refusal(scope)
-                return refused if refused is not None else await self._inside(scope)
+                refusal = refused(scope, self._token)
+                return refusal if refusal is not None else await self._inside(scope, protocol)
 
-    async def _inside(self, scope: HttpScope) -> ApiAnswer:
+    async def _inside(self, scope: HttpScope, protocol: HttpProtocol) -> ApiAnswer:
         found = page(scope.path)
         if found is not None:
             return found
         if not scope.path.startswith("/api/"):
             return failure(404, f"there is nothing at {scope.path[:100]!r}; the console is at /")
         try:
+            if methods := methods_of(scope.path):
+                return await self._budgets(scope, protocol, writes=scope.method in set(methods) - {"GET", "HEAD"})
             return await self._ask(lambda queries: handle(scope.method, scope.path, scope.query_string, queries))
         except LedgerError as error:
             _log.warning("%s", error)
             return failure(503, f"the ledger cannot answer now: {error}", headers={"retry-after": "1"})
+        except BooksError as error:
+            _log.warning("%s", error)
+            return failure(503, f"the books cannot answer now: {error}", headers={"retry-after": "1"})
 
-    def _refusal(self, scope: HttpScope) -> ApiAnswer | None:
-        if self._token is not None:
-            if _token_of(scope.headers.get("authorization", ""), self._token):
-                return None
-            challenge = {"www-authenticate": 'Basic realm="Bursar", charset="UTF-8"'}
-            text = "the console needs the admin token here; it is in admin.token in the server's data directory"
-            return failure(401, text, field="authorization", headers=challenge)
-        host = scope.headers.get("host") or scope.authority or ""
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if name.lower() in _LOOPBACK:
-            return None
-        return failure(403, f"this console answers on localhost only, not as {name[:100]!r}", field="host")
+    async def _budgets(self, scope: HttpScope, protocol: HttpProtocol, *, writes: bool) -> ApiAnswer:
+        body: bytes | ApiAnswer = b""
+        if writes:
+            body = refused_change(scope) or await _body(scope, protocol)
+            if isinstance(body, ApiAnswer):
+                return body
+        request = Request(scope.method, scope.path, scope.query_string, body)
+        answer = await self._ask_desk(lambda desk: handle_budgets(request, desk, now_us=time.time_ns() // 1_000))
+        if writes and answer.status < 300:
+            _log.info("%s %s", scope.method, scope.path)
+            self._tell()
+        return answer
 
-
-def _token_of(authorization: str, token: str) -> bool:
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "basic":
+    def _tell(self) -> None:
         try:
-            value = base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            return False
-    elif scheme.lower() != "bearer":
-        return False
-    return hmac.compare_digest(value.strip().encode(), token.encode())
+            self._changed()
+        except BursarError as error:  # it is in the books: the server's next look finds it
+            _log.warning("a change is not in force yet: %s", error)
+
+
+async def _body(scope: HttpScope, protocol: HttpProtocol) -> bytes | ApiAnswer:
+    """The whole body, or why not (rule 4)."""
+    stated: str = scope.headers.get("content-length", "0")
+    too_large = failure(413, f"the body is larger than {BODY_BYTES_MAX} bytes; a budget needs a few hundred")
+    if not stated.isdigit() or int(stated) > BODY_BYTES_MAX:
+        return too_large
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(_BODY_WAIT_S):
+            async for chunk in protocol:
+                size += len(chunk)
+                if size > BODY_BYTES_MAX:
+                    return too_large
+                parts.append(chunk)
+    except TimeoutError:
+        return failure(408, f"the body did not arrive within {_BODY_WAIT_S:.0f} s; send it again")
+    return b"".join(parts)

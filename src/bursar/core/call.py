@@ -6,13 +6,15 @@ Rule 3: once money is held, every path ends in ``Settled``; what a crash leaves 
 Rule 4: an attempt that provably never left is voided; any other is settled at what is known of it.
 
     Arrived -> NeedsHold -> NeedsProvider -> NeedsSettlement -> Settled
-                        \\-> Refused (the books could not hold)
+                        \\-> Refused (a budget said no, or the books could not hold)
 """
 
 from __future__ import annotations
 
 from typing import TypeAlias
 
+from .admission import Admitted, Claim, Refusal
+from .budgets import Check
 from .ledger import Attempt, Opening, Status
 from .money import NanoUSD
 from .prices import Charge, Reading
@@ -23,6 +25,7 @@ __all__ = [
     "Done",
     "Held",
     "NeedsHold",
+    "NeedsMore",
     "NeedsProvider",
     "NeedsSettlement",
     "NotHeld",
@@ -36,16 +39,25 @@ __all__ = [
 
 @valueclass
 class Held:
-    """The books set the amount aside (None where the price is not known: the attempt is tracked, no money is held)."""
+    """The books set the amount aside (None where the price is not known: the attempt is tracked, no money is held).
+
+    ``opening`` is the attempt as it was admitted, ``admitted`` how (None: no budget looked at it), ``checks`` and
+    ``accounts`` the budgets it is held under and where it is entered.
+    """
 
     amount: NanoUSD | None
+    opening: Opening | None = None
+    admitted: Admitted | None = None
+    checks: tuple[Check, ...] = ()
+    accounts: tuple[str, ...] = ()
 
 
 @valueclass
 class NotHeld:
-    """The books could not set the money aside, and why."""
+    """The books did not set the money aside, and why: a budget's refusal, or else the books themselves failed."""
 
     reason: str
+    refusal: Refusal | None = None
 
 
 @valueclass
@@ -65,34 +77,47 @@ class Reply:
 
 @valueclass
 class Arrived:
-    """A call as a door understood it, with the attempt it wants to make."""
+    """A call as a door understood it, with the attempt it wants to make and what that asks of the budgets."""
 
     opening: Opening
+    claim: Claim | None = None
 
     def next(self) -> NeedsHold:
-        return NeedsHold(self.opening)
+        return NeedsHold(self.opening, self.claim)
 
 
 @valueclass
 class NeedsHold:
     opening: Opening
+    claim: Claim | None = None
 
     def next(self, outcome: Held | NotHeld) -> NeedsProvider | Refused:
         match outcome:
             case Held():
-                return NeedsProvider(self.opening)
-            case NotHeld(reason):
-                return Refused(self.opening, reason)
+                return NeedsProvider(outcome.opening or self.opening, outcome)
+            case NotHeld(reason, refusal):
+                return Refused(self.opening, reason, refusal)
+
+
+@valueclass
+class NeedsMore:
+    """A running attempt whose hold does not cover what comes next: ``amount`` and ``tokens`` to hold in addition."""
+
+    opening: Opening
+    held: Held
+    amount: int
+    tokens: int
 
 
 @valueclass
 class NeedsProvider:
     opening: Opening
+    held: Held
 
     def next(self, reply: Reply, charge: Charge) -> NeedsSettlement:
         """``charge`` is the price of ``reply.reading``. The same step serves an answer, an error and a cancellation."""
         if not reply.left:
-            return NeedsSettlement(self.opening, None)
+            return NeedsSettlement(self.opening, None, self.held)
         reading = reply.reading
         return NeedsSettlement(
             self.opening,
@@ -108,30 +133,34 @@ class NeedsProvider:
                 finish=reading.finish,
                 tools=reading.tools,
             ),
+            self.held,
         )
 
 
 @valueclass
 class NeedsSettlement:
-    """``attempt`` is None when nothing left: the hold is voided."""
+    """``attempt`` is None when nothing left: the hold is voided. ``held`` is None for what was never held: it is observed."""
 
     opening: Opening
     attempt: Attempt | None
+    held: Held | None = None
 
     def next(self) -> Settled:
-        return Settled(self.opening, self.attempt)
+        return Settled(self.opening, self.attempt, self.held.admitted if self.held else None)
 
 
 @valueclass
 class Settled:
     opening: Opening
     attempt: Attempt | None
+    admitted: Admitted | None = None
 
 
 @valueclass
 class Refused:
     opening: Opening
     reason: str
+    refusal: Refusal | None = None
 
 
 State: TypeAlias = Arrived | NeedsHold | NeedsProvider | NeedsSettlement | Settled | Refused

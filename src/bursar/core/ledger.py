@@ -1,11 +1,12 @@
 """The books' entries and the ledger's rows.
 
 Rule 1: entries are append-only; a balance is the sum of its entries, held and spent apart.
-Rule 2: an attempt has at most one hold and exactly one ending: settle, void or expire. Both are keyed by the attempt's
+Rule 2: an attempt has at most one hold (which may be extended) and exactly one ending: settle, void or expire. Both are keyed by the attempt's
         id, which its caller makes; saying either again changes nothing.
 Rule 3: an ending without a hold is an *observed* attempt: it happened elsewhere, only the books remain.
 Rule 4: every ending but void leaves one ledger row, and the row is the ending's payload: the ledger can be rebuilt.
-Rule 5: an attempt is posted to ``accounts(scope)``; its hold and its ending are posted to the same ones.
+Rule 5: an attempt is posted to everything, its tasks and its budgets; its ending is posted where its hold was, also when
+        a window has changed in between.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from .values import valueclass
 __all__ = ["ENDINGS", "Attempt", "Door", "Ending", "EntryKind", "Opening", "Status", "accounts"]
 
 Door: TypeAlias = Literal["gateway", "sdk", "otlp", "import"]
-EntryKind: TypeAlias = Literal["hold", "settle", "void", "expire", "adjust", "rollup"]
+EntryKind: TypeAlias = Literal["hold", "extend", "settle", "void", "expire", "adjust", "rollup"]
 Ending: TypeAlias = Literal["settle", "void", "expire"]
-Status: TypeAlias = Literal["ok", "error", "cancelled", "cut", "expired"]
-"""How an attempt ended: answered; refused or failed by the provider; the client went away; the provider broke off;
-the process died and the sweeper closed it."""
+Status: TypeAlias = Literal["ok", "error", "cancelled", "cut", "ended", "expired"]
+"""How an attempt ended: answered; refused or failed by the provider; the client went away; the provider broke off; we
+ended the stream because its budget had no more; the process died and the sweeper closed it."""
 
 ENDINGS: Final[tuple[Ending, ...]] = ("settle", "void", "expire")
 
@@ -33,7 +34,7 @@ ENDINGS: Final[tuple[Ending, ...]] = ("settle", "void", "expire")
 class Opening:
     """What is known of an attempt before it leaves: enough to write its ledger row if nobody comes back.
 
-    ``number`` counts the attempts of one call from 1; views count a call by its first attempt.
+    ``model_sent`` is the model that a budget put in the place of the one asked for, "" where it is that one. ``number`` counts the attempts of one call from 1; views count a call by its first attempt.
 
     ``started_us`` is microseconds since 1970 UTC. ``estimate`` is the charge to book if the attempt is never settled.
     """
@@ -53,6 +54,7 @@ class Opening:
     trace_id: str = ""
     span_id: str = ""
     decision: str = "{}"
+    model_sent: str = ""
 
 
 @valueclass
@@ -73,5 +75,5 @@ class Attempt:
 
 
 def accounts(scope: Scope) -> tuple[str, ...]:
-    """The accounts an attempt is posted to: everything, and its task when it has one."""
+    """The accounts an attempt is posted to where no budget covers it: everything, and its task when it has one."""
     return ("all", f"task:{scope.task}") if scope.task else ("all",)

@@ -1,22 +1,72 @@
 """What may happen to a call, decided before any money moves.
 
-Rule 1: a hold is the charge that is booked if the attempt is never heard of again; it is marked estimated.
-Rule 2: an estimate uses what the request says: its size, and its own cap on the output.
+Rule 1: the estimate is the charge that is booked if the attempt is never heard of again; it is marked estimated. It uses
+        what the request says: its size, and its own cap on the output.
+Rule 2: the worst case is the most a request can cost: every input token at the dearest class it can land in, every output
+        token it allows at the dearest rate, every fee it can cause. What is held can only be too much.
+Rule 3: what a request leaves open has a bound all the same: ``OUTPUT_TOKENS_MAX`` tokens, the window of the model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
-from .prices import Charge, PriceBook, Reading, Terms, charge
-from .usage import Usage
+from .money import NanoUSD, Rate
+from .prices import Charge, PriceBook, RateCard, Reading, Terms, charge
+from .usage import UNIT_INDEX, UNITS, Usage
+from .values import valueclass
 
-__all__ = ["OUTPUT_TOKENS_ASSUMED", "estimate"]
+__all__ = [
+    "OUTPUT_TOKENS_ASSUMED",
+    "OUTPUT_TOKENS_MAX",
+    "SEARCHES_ASSUMED",
+    "Bounds",
+    "WorstCase",
+    "estimate",
+    "worst_case",
+]
 
 OUTPUT_TOKENS_ASSUMED: Final = 1_000
 """For a request without a cap, and the most for one with. Of 28,185 production answers half had at most 90 tokens and
 99 % at most 581 (Azure LLM inference trace 2023, CC-BY-4.0)."""
+
+OUTPUT_TOKENS_MAX: Final = 131_072
+"""The most output tokens of a request without a cap: the largest cap that a provider documents for a model is 128k."""
+
+SEARCHES_ASSUMED: Final = 10
+"""Searches of the provider's own that are held for where the request sets no limit to them: the one cost without a bound."""
+
+_OUTPUT_UNITS: Final = ("output_tokens", "reasoning_tokens", "citation_tokens")
+_FEES: Final = frozenset({"web_searches", "social_searches", "file_searches", "code_executions"})
+
+
+@valueclass
+class Bounds:
+    """The most a request can use. ``output_tokens`` is for each of its ``choices``; ``writes_cache`` names the units it can
+    be billed for beside plain input, ``modalities`` what is in it beside text. ``searches`` and ``machine_ms`` are fees.
+    ``cached_tokens`` is the part of the input that a prompt cache should still hold."""
+
+    input_tokens: int
+    output_tokens: int
+    choices: int = 1
+    writes_cache: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+    searches: int = 0
+    machine_ms: int = 0
+    cached_tokens: int = 0
+
+
+class WorstCase(NamedTuple):
+    """``input`` is everything but the output, None without a price; ``output`` nano-USD per token of all choices.
+
+    ``likely_input`` is the input if the prompt cache holds what it should, None where that is no less.
+    """
+
+    input: NanoUSD | None
+    output: Rate
+    likely_input: NanoUSD | None = None
 
 
 def estimate(
@@ -26,3 +76,70 @@ def estimate(
     output = OUTPUT_TOKENS_ASSUMED if output_cap is None else min(output_cap, OUTPUT_TOKENS_ASSUMED)
     usage = Usage(input_tokens=input_tokens, output_tokens=output)
     return charge(Reading(usage, model=model, terms=terms, estimated=True), book, provider=provider, model=model, at=at)
+
+
+def worst_case(book: PriceBook, *, provider: str, model: str, at: datetime, terms: Terms, bounds: Bounds) -> WorstCase:
+    """The most that a request within these bounds costs."""
+    card = book.card(provider, model, at, terms) if model else None
+    if card is None or _has_no_price(card, bounds):
+        return WorstCase(None, Rate(0, 1))
+    units = {"input_tokens", *bounds.writes_cache, *(f"input_{m}_tokens" for m in bounds.modalities)}
+    total = _most(_dearest(card, units, bounds.input_tokens), bounds.input_tokens)
+    total += _rounding(card, "input") + _rounding(card, "output")
+    for unit, count in (
+        ("requests", 1),
+        ("machine_ms", bounds.machine_ms),
+        ("input_characters", bounds.input_tokens * 4),
+    ):
+        total += _most(_dearest(card, {unit}, bounds.input_tokens), count)
+    if bounds.searches:
+        total += _most(_dearest(card, _FEES, bounds.input_tokens), bounds.searches)
+    out = _dearest(card, {*_OUTPUT_UNITS, *(f"output_{m}_tokens" for m in bounds.modalities)}, bounds.input_tokens)
+    likely = None
+    cached = min(bounds.cached_tokens, bounds.input_tokens)
+    if cached:
+        read = _dearest(card, {"cache_read_tokens"}, bounds.input_tokens)
+        dear = _dearest(card, units, bounds.input_tokens)
+        if read.numerator:
+            likely = NanoUSD(
+                total
+                - _most(dear, bounds.input_tokens)
+                + _most(dear, bounds.input_tokens - cached)
+                + _most(read, cached)
+            )
+    return WorstCase(NanoUSD(total), Rate(out.numerator * bounds.choices, out.denominator), likely)
+
+
+def _most(rate: Rate, units: int) -> int:
+    """The cost, rounded up."""
+    return -(-rate.numerator * units // rate.denominator)
+
+
+def _rounding(card: RateCard, direction: str) -> int:
+    """What rounding each of several charge lines half up can come to above the whole, rounded up once: half a nano-USD for
+    every line. One line alone is never rounded above that."""
+    lines = sum(
+        direction in UNITS[row.unit].dimensions and any(rate.numerator for _, rate in row.tiers) for row in card.rows
+    )
+    return lines // 2
+
+
+def _has_no_price(card: RateCard, bounds: Bounds) -> bool:
+    needed = ["input_tokens"] if bounds.input_tokens else []
+    if bounds.output_tokens:
+        needed.append("output_tokens")
+    return any(UNIT_INDEX[unit] in card.uncovered for unit in needed)
+
+
+def _dearest(card: RateCard, wanted: AbstractSet[str], input_tokens: int) -> Rate:
+    """The highest rate that one of these units can land at, in any tier that so much input can reach."""
+    best = Rate(0, 1)
+    for row in card.rows:
+        if UNITS[row.unit].name in wanted:
+            for start, rate in row.tiers:
+                if (
+                    start < max(input_tokens, 1)
+                    and rate.numerator * best.denominator > best.numerator * rate.denominator
+                ):
+                    best = rate
+    return best

@@ -18,7 +18,7 @@ Price: TypeAlias = Callable[[Opening, Reply], Charge]
 
 
 async def drive(state: State, books: Books, upstream: Upstream, price: Price) -> Done:
-    """Drive a call to its end. A cancellation is settled before it is passed on."""
+    """Drive a call to its end. A cancellation, or any failure of ours, is settled before it is passed on."""
     while True:
         match state:
             case Arrived():
@@ -26,14 +26,14 @@ async def drive(state: State, books: Books, upstream: Upstream, price: Price) ->
             case NeedsHold():
                 try:
                     state = state.next(await books.hold(state))
-                except asyncio.CancelledError:
+                except BaseException:
                     # The hold may be committed already. Nothing has left: it is given back.
                     await _settle(NeedsSettlement(state.opening, None), books)
                     raise
             case NeedsProvider():
                 try:
                     reply = await upstream.send(state)
-                except asyncio.CancelledError:
+                except BaseException:
                     reply = upstream.interrupted()
                     await _settle(state.next(reply, price(state.opening, reply)), books)
                     raise

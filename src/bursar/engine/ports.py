@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from bursar.core.call import Held, NeedsHold, NeedsProvider, NeedsSettlement, NotHeld, Reply
+from bursar.core.admission import Refusal
+from bursar.core.budgets import Budget, Standing, TaskLimit
+from bursar.core.call import Held, NeedsHold, NeedsMore, NeedsProvider, NeedsSettlement, NotHeld, Reply
+from bursar.core.deliveries import Outcome
 from bursar.core.ledger import Attempt
+from bursar.core.money import NanoUSD
 from bursar.core.scopes import Scope
 from bursar.core.values import valueclass
 
@@ -14,19 +18,27 @@ if TYPE_CHECKING:  # stores do not need the wire
     from bursar.wire.dialect import Dialect, RequestFacts
 
 __all__ = [
+    "Allowance",
+    "AskedApproval",
     "Books",
+    "BudgetDesk",
+    "Channel",
     "ClientGoneError",
+    "Decision",
     "Entry",
     "HttpAnswer",
     "HttpClient",
     "HttpRequest",
     "HttpUpstream",
+    "KeptBudget",
     "Keys",
     "Ledger",
+    "Notice",
     "Outbox",
     "Queries",
     "Sink",
     "SyncBooks",
+    "TaskStanding",
     "Upstream",
     "VirtualKey",
 ]
@@ -35,7 +47,13 @@ __all__ = [
 class Books(Protocol):
     """Where money is held and settled, durably, before the answer to either call comes back."""
 
-    async def hold(self, need: NeedsHold) -> Held | NotHeld: ...
+    async def hold(self, need: NeedsHold) -> Held | NotHeld:
+        """All its budgets or none. A call that only others' holds keep out waits here for a while."""
+        ...
+
+    async def extend(self, need: NeedsMore) -> Refusal | None:
+        """Hold more for a running attempt: None when that is done, else why not. Never waits for others."""
+        ...
 
     async def settle(self, need: NeedsSettlement) -> None:
         """Never refused and never given up: it waits until the books have it."""
@@ -112,11 +130,31 @@ class HttpUpstream(Upstream, Protocol):
         ...
 
 
+class Allowance(Protocol):
+    """What of a stream is paid for."""
+
+    @property
+    def refusal(self) -> str:
+        """Why there is no more, once ``covers`` said so."""
+        ...
+
+    async def covers(self, tokens: int, /) -> bool:
+        """Whether the stream may go on after so many output tokens. It asks for more when they come near what is held."""
+        ...
+
+
 class HttpClient(Protocol):
     """Makes attempts over HTTP."""
 
     def attempt(
-        self, request: HttpRequest, dialect: Dialect, facts: RequestFacts, sink: Sink, *, hide_usage: bool
+        self,
+        request: HttpRequest,
+        dialect: Dialect,
+        facts: RequestFacts,
+        sink: Sink,
+        *,
+        hide_usage: bool,
+        allowance: Allowance | None,
     ) -> HttpUpstream: ...
 
 
@@ -167,3 +205,102 @@ class Queries(Protocol):
     """How views ask: one statement of SQL, named columns back."""
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]: ...
+
+
+@valueclass
+class Notice:
+    """An alert that began to fire or is over, on its way to a channel. ``id`` is the same however often it is sent."""
+
+    id: str
+    event: Literal["firing", "resolved"]
+    key: str
+    labels: tuple[tuple[str, str], ...]
+    annotations: tuple[tuple[str, str], ...]
+    fired_us: int
+    resolved_us: int | None = None
+    test: bool = False
+
+
+class Channel(Protocol):
+    """Where notices go: a webhook, a chat, a mailbox, a pager."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def send(self, notice: Notice, *, now_us: int) -> Outcome:
+        """Never raises but for cancellation; a failure is a value, and no secret is in it."""
+        ...
+
+
+Decision: TypeAlias = Literal["granted", "declined"]
+
+
+@valueclass
+class KeptBudget:
+    """A budget in force with the words it was written in. ``source`` says where it is changed: in bursar.yaml ("file") or
+    by command and API ("set")."""
+
+    budget: Budget
+    spec: Mapping[str, Any]
+    source: Literal["file", "set"]
+    changed_us: int | None = None
+
+
+@valueclass
+class TaskStanding:
+    """A task with a limit of its own, and how that stands."""
+
+    limit: TaskLimit
+    standing: Standing
+
+
+@valueclass
+class AskedApproval:
+    """What somebody must decide before calls go on. ``who`` is the scope of the call that asked first; ``expires_us`` None:
+    it does not end by itself."""
+
+    id: str
+    budget: str
+    who: Mapping[str, str]
+    state: str
+    asked_us: int
+    decided_us: int | None
+    expires_us: int | None
+
+
+class BudgetDesk(Protocol):
+    """Where people set, see and steer budgets. Every method raises BooksError when the books cannot be read or written."""
+
+    def budgets(self) -> Sequence[KeptBudget]:
+        """Those of bursar.yaml, then those that were set, by name."""
+        ...
+
+    def find(self, name: str) -> KeptBudget | None: ...
+
+    def set(self, name: str, spec: Mapping[str, Any]) -> KeptBudget:
+        """Set or replace one that is not of bursar.yaml. Raises ConfigError for a spec that cannot be."""
+        ...
+
+    def remove(self, name: str) -> bool:
+        """False when none of that name was set. What was spent under it stays in the books."""
+        ...
+
+    def standings(self, budgets: Iterable[Budget]) -> Sequence[Standing]:
+        """How every window of these budgets stands now; with ``each``, for every value seen in it."""
+        ...
+
+    def tasks(self) -> Sequence[TaskStanding]:
+        """Tasks with a limit of their own, the latest opened first."""
+        ...
+
+    def task(self, name: str) -> TaskStanding | None: ...
+
+    def set_task(self, name: str, limit: NanoUSD | None, reserve: NanoUSD) -> None:
+        """Set, raise or lower a task's own limit, whoever opened it; None takes it away."""
+        ...
+
+    def approvals(self, *, pending: bool) -> Sequence[AskedApproval]: ...
+
+    def decide(self, approval: str, decision: Decision) -> AskedApproval | None:
+        """None when nothing of that id waits or was decided."""
+        ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bursar.core.budgets import Budget
 from bursar.core.prices import PriceBook, Terms
 from bursar.wire.providers import Provider
 
@@ -33,3 +34,5 @@ class Rulebook:
     concurrency_max: int
     body_timeout_s: int = 60
     machine_priced: frozenset[str] = frozenset()
+    budgets: tuple[Budget, ...] = ()
+    call_timeout_s: int = 1_800

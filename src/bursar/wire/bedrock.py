@@ -6,24 +6,28 @@ Rule 2: InvokeModel answers in the model's own dialect: Anthropic's, Converse's 
         Each is known by field names that no other uses.
 Rule 3: where an InvokeModel body states nothing, the response headers ``x-amzn-bedrock-*-token-count`` do.
 Rule 4: an inference profile of the user's own hides the model behind an ARN; then the model is not known.
+Rule 5: an InvokeModel body is shaped where its maker is known by its fields; any other one stays as it is.
 """
 
 from __future__ import annotations
 
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import msgspec
 from msgspec import Struct
 
+from bursar.core.ladder import UNCHANGED, Changes
 from bursar.core.prices import Reading
 from bursar.core.usage import Usage
 
 from . import anthropic
+from .bedrock_requests import ServiceTier, bound_facts, invoke_bounds, invoke_cap, read, read_invoke
+from .bounds import given
 from .dialect import (
     UNREADABLE,
     BadRequest,
@@ -43,6 +47,11 @@ from .dialect import (
 from .eventstream import Frame, Frames, encode_frame
 from .meters import StreamMeter
 from .openai_chat import DIALECT as _CHAT
+from .shape_anthropic import messages_edits
+from .shape_bedrock import converse_edits
+from .shape_openai import ChatRequests, Edits, chat_edits
+from .shaping import capped, number, shapes, with_short_cache, within
+from .splice import members, splice
 
 __all__ = [
     "CONVERSE",
@@ -62,25 +71,6 @@ _ERROR_KINDS: Final = {
     403: "AccessDeniedException", 404: "ResourceNotFoundException", 408: "ModelTimeoutException",
     424: "ModelErrorException", 429: "ThrottlingException", 503: "ServiceUnavailableException",
 }  # fmt: skip
-
-
-class _Inference(Struct):
-    maxTokens: Count | None = None  # noqa: N815 - the name on the wire
-
-
-class _ServiceTier(Struct, gc=False):
-    type: str | None = None
-
-
-class _Request(Struct, rename="camel"):
-    inference_config: _Inference | None = None
-    request_metadata: Any = None
-    service_tier: _ServiceTier | None = None
-
-
-class _InvokeRequest(Struct):
-    max_tokens: Any = None
-    metadata: Any = None
 
 
 class _CacheDetail(Struct, rename="camel", gc=False):
@@ -119,7 +109,7 @@ class _Response(Struct, rename="camel"):
     output: _Output | None = None
     stop_reason: str | None = None
     usage: _Usage | None = None
-    service_tier: _ServiceTier | None = None
+    service_tier: ServiceTier | None = None
     message: Any = None
 
 
@@ -138,14 +128,13 @@ class _Event(Struct, rename="camel"):
 
     delta: _Delta | None = None
     start: _Content | None = None
+    content_block_index: int | None = None
     stop_reason: str | None = None
     usage: _Usage | None = None
-    service_tier: _ServiceTier | None = None
+    service_tier: ServiceTier | None = None
     message: str | None = None
 
 
-_REQUEST: Final = msgspec.json.Decoder(_Request)
-_INVOKE_REQUEST: Final = msgspec.json.Decoder(_InvokeRequest)
 _RESPONSE: Final = msgspec.json.Decoder(_Response)
 _EVENT: Final = msgspec.json.Decoder(_Event)
 
@@ -166,15 +155,17 @@ class Converse:
     """``/model/{id}/converse`` and ``converse-stream``."""
 
     id = "bedrock_converse"
+    can_cap = True
 
     def path_model(self, path: str) -> str:
         return path_model(path)
 
+    def with_model(self, path: str, model: str) -> str:
+        match = _PATH_MODEL.search(path)
+        return path if match is None else path[: match.start(1)] + quote(model, safe="") + path[match.end(1) :]
+
     def read_request(self, path: str, body: bytes) -> RequestFacts:
-        try:
-            request = _REQUEST.decode(body)
-        except UNREADABLE as error:
-            raise bad_request(error) from None
+        request = read(body)
         if _PATH_MODEL.search(path) is None:
             raise BadRequest("path", f"{path[:100]!r} names no model: expected /model/MODEL/converse")
         return RequestFacts(
@@ -184,11 +175,24 @@ class Converse:
             output_cap=request.inference_config.maxTokens if request.inference_config else None,
             terms=make_terms("service_tier", request.service_tier.type if request.service_tier else None),
             input_tokens_estimate=ceil_tokens(len(body)),
+            **bound_facts(request, len(body)),
             **scope_facts(None, request.request_metadata),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
-        return body
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool, changes: Changes = UNCHANGED) -> bytes:
+        if changes.short_cache:
+            body = with_short_cache(body)
+        if not shapes(changes):
+            return body
+        try:
+            edits = self.edits(body, changes, model or "")
+            return splice(body, edits) if edits else body
+        except UNREADABLE as error:
+            raise bad_request(error) from None
+
+    def edits(self, body: bytes, changes: Changes, model: str) -> Edits:
+        """The members that change. Raises one of ``UNREADABLE``."""
+        return converse_edits(body, changes)
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
         try:
@@ -208,8 +212,8 @@ class Converse:
             tools=tuple(name for name in calls if name),
         )
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
-        return ConverseMeter(facts, self.read_response)
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False, whole_events: bool = False) -> Meter:
+        return ConverseMeter(facts, self.read_response, whole_events=whole_events)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         return msgspec.json.encode({"message": message, "__type": _kind(status), "code": code, "bursar": bursar})
@@ -279,6 +283,7 @@ class _WithMetrics(Struct):
     metrics: _Metrics | None = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
 
 
+_CHAT_REQUESTS: Final = ChatRequests("max_completion_tokens", "last", ())
 _INVOKE: Final = msgspec.json.Decoder(_InvokeResponse)
 _INVOKE_EVENT: Final = msgspec.json.Decoder(_InvokeEvent)
 _WITH_METRICS: Final = msgspec.json.Decoder(_WithMetrics)
@@ -291,20 +296,43 @@ class Invoke(Converse):
 
     def read_request(self, path: str, body: bytes) -> RequestFacts:
         try:
-            request = _INVOKE_REQUEST.decode(body)
+            request = read_invoke(body)
         except UNREADABLE as error:
             raise bad_request(error) from None
-        cap = request.max_tokens
+        cap = invoke_cap(request)
         user, session = anthropic.user_scope(mapping(request.metadata).get("user_id"))
         return RequestFacts(
             operation="passthrough",
             model=path_model(path),
             stream="/invoke-with-response-stream" in path,
-            output_cap=cap if isinstance(cap, int) and not isinstance(cap, bool) and cap >= 0 else None,
+            output_cap=cap,
             user=user,
             session=session,
             input_tokens_estimate=ceil_tokens(len(body)),
+            **invoke_bounds(request, body),
         )
+
+    def edits(self, body: bytes, changes: Changes, model: str) -> Edits:
+        request = read_invoke(body)
+        if request.anthropic_version is not None:
+            return messages_edits(body, replace(changes, tier=""), model)
+        if request.inferenceConfig is not None:
+            return converse_edits(body, replace(changes, tier=""))
+        if given(request.messages):
+            return chat_edits(body, changes, model, _CHAT_REQUESTS)
+        edits: Edits = {}
+        if changes.output_cap is None:
+            return edits
+        if request.textGenerationConfig is not None:
+            stated = mapping(request.textGenerationConfig).get("maxTokenCount")
+            if capped(stated, changes.output_cap) is not None:
+                raw = members(body)["textGenerationConfig"]
+                edits["textGenerationConfig"] = within(raw, {"maxTokenCount": b"%d" % changes.output_cap})
+        for field in ("max_tokens", "max_gen_len"):
+            stated = number(getattr(request, field))
+            if stated is not None and stated > changes.output_cap:
+                edits[field] = b"%d" % changes.output_cap
+        return edits
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
         try:
@@ -322,8 +350,8 @@ class Invoke(Converse):
             return replace(_CHAT.read_response(raw), model="")
         return super().read_response(raw)
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
-        return InvokeMeter(facts, self.read_response)
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False, whole_events: bool = False) -> Meter:
+        return InvokeMeter(facts, self.read_response, whole_events=whole_events)
 
 
 def _counts(response: _InvokeResponse) -> Reading:
@@ -358,14 +386,26 @@ class _FrameMeter(StreamMeter):
 
     __slots__ = ("_frames", "_stated")
 
-    def __init__(self, facts: RequestFacts | None, read_body: Any) -> None:
-        super().__init__(facts, read_body)
+    def __init__(self, facts: RequestFacts | None, read_body: Any, *, whole_events: bool = False) -> None:
+        super().__init__(facts, read_body, whole_events=whole_events)
         self._frames = Frames()
         self._stated: _Usage | None = None
 
     def split(self, chunk: bytes) -> None:
         for frame in self._frames.feed(chunk):
             self._frame(frame)
+
+    def split_whole(self, chunk: bytes) -> bytes:
+        self.split(chunk)
+        self._torn = self._frames.broken
+        return self._frames.whole
+
+    def finish(self) -> bytes:
+        super().finish()
+        return self._frames.rest() if self._whole_events else b""
+
+    def between_events(self) -> bool:
+        return self._frames.empty and not self._frames.broken
 
     def _frame(self, frame: Frame) -> None:
         kind = frame.headers.get(":exception-type") or frame.headers.get(":error-code")
@@ -384,11 +424,19 @@ class _FrameMeter(StreamMeter):
 class ConverseMeter(_FrameMeter):
     """Counts ConverseStream; ``take_data`` also takes payloads that were decoded elsewhere."""
 
-    __slots__ = ()
+    __slots__ = ("_begun", "_open")
+
+    def __init__(self, facts: RequestFacts | None, read_body: Any, *, whole_events: bool = False) -> None:
+        super().__init__(facts, read_body, whole_events=whole_events)
+        self._begun = False
+        self._open: int | None = None
 
     def event(self, data: bytes) -> bool:
         event = _EVENT.decode(data)
+        self._begun = True
         delta = event.delta
+        if event.content_block_index is not None:
+            self._open = event.content_block_index if delta is not None or event.start is not None else None
         if delta is not None:
             thought = delta.reasoning_content.text if delta.reasoning_content else None
             argument = delta.tool_use.input if delta.tool_use else None
@@ -404,14 +452,33 @@ class ConverseMeter(_FrameMeter):
             self.error = error_text(event.message)
         return False
 
+    def ending(self) -> bytes:
+        out: list[bytes] = []
+        if self.error or self._stated is not None:
+            return b""
+        if not self._begun:
+            out.append(_event("messageStart", {"role": "assistant"}))
+        if self._open is not None:
+            out.append(_event("contentBlockStop", {"contentBlockIndex": self._open}))
+        if not self.finish_reason:
+            out.append(_event("messageStop", {"stopReason": "max_tokens"}))
+        prompt, output = self.input_tokens(), self.output_tokens()
+        usage = {"inputTokens": prompt, "outputTokens": output, "totalTokens": prompt + output}
+        return b"".join([*out, _event("metadata", {"usage": usage, "metrics": {"latencyMs": 0}})])
+
+
+def _event(kind: str, payload: dict[str, Any]) -> bytes:
+    headers = {":event-type": kind, ":content-type": "application/json", ":message-type": "event"}
+    return encode_frame(headers, msgspec.json.encode(payload))
+
 
 class InvokeMeter(_FrameMeter):
     """Counts the stream of InvokeModel: the model's own events, wrapped in base64, and metrics in the last one."""
 
     __slots__ = ("_messages",)
 
-    def __init__(self, facts: RequestFacts | None, read_body: Any) -> None:
-        super().__init__(facts, read_body)
+    def __init__(self, facts: RequestFacts | None, read_body: Any, *, whole_events: bool = False) -> None:
+        super().__init__(facts, read_body, whole_events=whole_events)
         self._messages = anthropic.MessagesMeter(read_body, None)
 
     def event(self, data: bytes) -> bool:
@@ -439,6 +506,12 @@ class InvokeMeter(_FrameMeter):
 
     def complete(self) -> bool:
         return self._messages.complete() or super().complete()
+
+    def ending(self) -> bytes:
+        if self.error or not self._messages.begun:
+            return b""  # another maker's events, or none yet that would say whose they are
+        wrapped = [{"bytes": b64encode(msgspec.json.encode(each)).decode()} for each in self._messages.last()]
+        return b"".join([_event("chunk", each) for each in wrapped])
 
 
 CONVERSE: Final = Converse()

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Protocol, TypeAlias, cast
 
 import msgspec
 
+from bursar.core.ladder import UNCHANGED, Changes
 from bursar.core.prices import Reading, Terms
 from bursar.core.scopes import LABELS_MAX, VALUE_LENGTH_MAX
 from bursar.core.usage import Usage
@@ -75,6 +76,12 @@ class RequestFacts:
 
     ``output_cap`` is the request's own limit of output tokens, ``asks_usage`` whether the client itself asked an
     OpenAI stream for its usage, ``terms`` what it asked for where the response stays silent.
+
+    The rest bounds what it can cost before it is sent (``bounds``). ``choices`` answers are asked for, each up to the
+    cap. ``text_bytes`` is the body without its media, at most a token a byte; ``media_tokens`` bounds the media.
+    ``unseen_input`` says that the input has a part that only the provider can see. ``writes_cache`` names the units of
+    cache writes that it can cause, ``modalities`` what is in it or asked for besides text, ``searches_max`` the most
+    server-side tool calls (None: unlimited; each brings input that the body does not hold), ``effort`` what it states.
     """
 
     operation: str
@@ -91,6 +98,14 @@ class RequestFacts:
     agent: str = ""
     team: str = ""
     project: str = ""
+    choices: int = 1
+    text_bytes: int = 0
+    media_tokens: int = 0
+    unseen_input: bool = False
+    writes_cache: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+    searches_max: int | None = 0
+    effort: str = ""
 
 
 class Meter(Protocol):
@@ -108,6 +123,18 @@ class Meter(Protocol):
         """What is known at this moment: exact after the end of a whole stream, else estimated."""
         ...
 
+    def output_tokens(self) -> int:
+        """The output tokens seen so far: what was stated, or the estimate of the characters where that is more."""
+        ...
+
+    def close(self) -> bytes:
+        """What ends the stream as if the model had reached its output limit, sent in place of all that was not passed.
+
+        Only a meter made with ``whole_events`` is sure to know an end: elsewhere, inside an event, for a body that is
+        no stream, and where the dialect has none, it is b"". Call it once, instead of ``finish``.
+        """
+        ...
+
 
 class Dialect(Protocol):
     """One provider API, both ways."""
@@ -115,21 +142,35 @@ class Dialect(Protocol):
     @property
     def id(self) -> str: ...
 
+    @property
+    def can_cap(self) -> bool:
+        """Whether ``prepare`` can set a cap on output. Embeddings and reranks at a dialect that can write none."""
+        ...
+
     def path_model(self, path: str) -> str:
         """The model that the path names, "" where the body names it."""
+        ...
+
+    def with_model(self, path: str, model: str) -> str:
+        """The path for another model: the same where the body names it."""
         ...
 
     def read_request(self, path: str, body: bytes) -> RequestFacts:
         """Raises BadRequest."""
         ...
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
-        """The body to send: the same object when nothing changes, else only these values differ."""
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool, changes: Changes = UNCHANGED) -> bytes:
+        """The body to send: the same object when nothing changes, else only these values differ.
+
+        ``changes.model`` is not read: the model to send is ``model``. Raises BadRequest.
+        """
         ...
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading: ...
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter: ...
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False, whole_events: bool = False) -> Meter:
+        """With ``whole_events`` only whole events pass on, so that the stream can be closed after any of them."""
+        ...
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         """An error in this dialect's own shape; ``bursar`` is the machine-readable object inside it."""

@@ -33,17 +33,29 @@ class Frame(NamedTuple):
 
 
 class Frames:
-    """Splits a byte stream into frames."""
+    """Splits a byte stream into frames. ``whole`` are the bytes of those that the last chunk completed."""
 
-    __slots__ = ("_rest", "broken")
+    __slots__ = ("_rest", "broken", "whole")
 
     def __init__(self) -> None:
         self._rest = b""
         self.broken = False
+        self.whole = b""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing came after the last frame."""
+        return not self._rest
+
+    def rest(self) -> bytes:
+        """What came after the last frame, taken out."""
+        rest, self._rest = self._rest, b""
+        return rest
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that this chunk completes."""
         if self.broken:
+            self.whole = chunk  # no frames any more: whoever reads them must get them as they are
             return []
         buffer = self._rest + chunk if self._rest else chunk
         frames: list[Frame] = []
@@ -51,9 +63,8 @@ class Frames:
         while len(buffer) - start >= _PRELUDE.size:
             total, headers_length, _ = _PRELUDE.unpack_from(buffer, start)
             if not 16 <= total <= FRAME_BYTES_MAX or headers_length > total - 16:
-                self.broken = True
-                buffer = b""
-                break
+                self.broken, self.whole, self._rest = True, buffer, b""
+                return frames
             if len(buffer) - start < total:
                 break
             headers_end = start + _PRELUDE.size + headers_length
@@ -61,6 +72,7 @@ class Frames:
             frames.append(Frame(headers, buffer[headers_end : start + total - 4]))
             start += total
         self._rest = buffer[start:]
+        self.whole = buffer[:start]
         return frames
 
 

@@ -7,21 +7,25 @@ Rule 3: in a stream every chunk states the cumulative usage so far: the last one
 Rule 4: Google search is billed by grounded prompt up to Gemini 2.5, by search query from Gemini 3 on. What counts are
         the ``webSearchQueries`` that are not blank. (The price data has these prices, but no rule for the count.)
 Rule 5: how the request was served (``trafficType``, ``serviceTier``) changes its price and becomes a term.
+Rule 6: what runs at Google (search, maps, code, pages it reads) has no limit in a request; a grounded prompt up to
+        Gemini 2.5 is billed once at most.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import unquote
+from typing import Any, Final, cast
+from urllib.parse import quote, unquote
 
 import msgspec
 from msgspec import Struct
 
+from bursar.core.ladder import UNCHANGED, Changes
 from bursar.core.prices import Reading, Terms
 from bursar.core.usage import NO_USAGE, Usage
 
+from .bounds import Bounds, count_of, effort_of, given, kind_of
 from .dialect import (
     UNREADABLE,
     BadRequest,
@@ -34,10 +38,14 @@ from .dialect import (
     ceil_tokens,
     error_text,
     make_terms,
+    mapping,
     scope_facts,
     unreadable,
 )
 from .meters import StreamMeter
+from .shape_gemini import generate_edits
+from .shaping import shapes
+from .splice import splice
 from .sse import EVENT_BYTES_MAX
 
 __all__ = ["DIALECT", "Gemini", "convert"]
@@ -58,22 +66,56 @@ _TRAFFIC: Final = {
 }
 
 
-class _GenerationConfig(Struct, rename="camel"):
+class _GenerationConfig(Struct):
+    maxOutputTokens: Count | None = None  # noqa: N815 - the name on the wire
     max_output_tokens: Count | None = None
-
-
-class _SnakeConfig(Struct):
-    max_output_tokens: Count | None = None
+    candidateCount: Any = None  # noqa: N815 - the name on the wire
+    candidate_count: Any = None
+    responseModalities: Any = None  # noqa: N815 - the name on the wire
+    response_modalities: Any = None
+    thinkingConfig: Any = None  # noqa: N815 - the name on the wire
+    thinking_config: Any = None
 
 
 class _Request(Struct):
     """Google takes every field in both spellings."""
 
     generationConfig: _GenerationConfig | None = None  # noqa: N815 - the name on the wire
-    generation_config: _SnakeConfig | None = None
+    generation_config: _GenerationConfig | None = None
+    cachedContent: Any = None  # noqa: N815 - the name on the wire
+    cached_content: Any = None
     serviceTier: str | None = None  # noqa: N815 - the name on the wire
     service_tier: str | None = None
     labels: Any = None
+
+
+class _InPart(Struct, gc=False):
+    inlineData: msgspec.Raw = msgspec.Raw()  # noqa: N815 - the name on the wire
+    inline_data: msgspec.Raw = msgspec.Raw()
+    fileData: msgspec.Raw = msgspec.Raw()  # noqa: N815 - the name on the wire
+    file_data: msgspec.Raw = msgspec.Raw()
+    functionResponse: msgspec.Raw = msgspec.Raw()  # noqa: N815 - the name on the wire
+    function_response: msgspec.Raw = msgspec.Raw()
+
+
+class _InContent(Struct):
+    parts: list[_InPart] | _InPart | None = None
+
+
+class _Inline(Struct, gc=False):
+    mimeType: Any = None  # noqa: N815 - the name on the wire
+    mime_type: Any = None
+
+
+class _FunctionResponse(Struct):
+    parts: list[_InPart] | None = None
+
+
+class _FullRequest(_Request):
+    contents: list[_InContent] | _InContent | None = None
+    content: _InContent | None = None
+    requests: msgspec.Raw = msgspec.Raw()
+    tools: list[dict[str, msgspec.Raw]] | None = None
 
 
 class _Modality(Struct, rename="camel", gc=False):
@@ -137,6 +179,11 @@ class _Response(Struct, rename="camel"):
 
 
 _REQUEST: Final = msgspec.json.Decoder(_Request)
+_FULL_REQUEST: Final = msgspec.json.Decoder(_FullRequest)
+_INLINE: Final = msgspec.json.Decoder(_Inline)
+_FUNCTION_RESPONSE: Final = msgspec.json.Decoder(_FunctionResponse)
+_CALLED: Final = frozenset({"functionDeclarations", "function_declarations"})
+_SEARCH: Final = frozenset({"googleSearch", "google_search", "googleSearchRetrieval", "google_search_retrieval"})
 _RESPONSE: Final = msgspec.json.Decoder(_Response)
 _RESPONSES: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -145,33 +192,53 @@ class Gemini:
     """The Gemini API and Vertex AI."""
 
     id = "gemini"
+    can_cap = True
 
     def path_model(self, path: str) -> str:
         match = _PATH_MODEL.search(path)
         return unquote(match[1] or match[2]) if match else ""
 
+    def with_model(self, path: str, model: str) -> str:
+        match = _PATH_MODEL.search(path)
+        if match is None or (match[1] is None and not model.startswith("endpoints/")):
+            return path  # an endpoint of one's own serves one model
+        group = 1 if match[1] is not None else 2
+        return path[: match.start(group)] + quote(model, safe="/" if group == 2 else "") + path[match.end(group) :]
+
     def read_request(self, path: str, body: bytes) -> RequestFacts:
         try:
-            request = _REQUEST.decode(body)
-        except UNREADABLE as error:
-            raise bad_request(error) from None
+            request = _FULL_REQUEST.decode(body)
+        except UNREADABLE:
+            request = _lenient(body)
         model = self.path_model(path)
         if not model:
             raise BadRequest("path", f"{path[:100]!r} names no model: expected /models/MODEL:generateContent")
-        config = request.generationConfig or request.generation_config
+        config = request.generationConfig or request.generation_config or _GenerationConfig()
         tier = request.serviceTier or request.service_tier
+        cap = config.maxOutputTokens
+        thinking = mapping(config.thinkingConfig or config.thinking_config)
         return RequestFacts(
             operation=_operation(path),
             model=model,
             stream=":streamGenerateContent" in path,
-            output_cap=config.max_output_tokens if config else None,
+            output_cap=config.max_output_tokens if cap is None else cap,
             terms=_terms(_Usage(service_tier=tier)),
             input_tokens_estimate=ceil_tokens(len(body)),
+            choices=max(count_of(config.candidateCount), count_of(config.candidate_count)),
+            searches_max=_searches_max(request, model),
+            effort=effort_of(thinking.get("thinkingLevel") or thinking.get("thinking_level")),
+            **_bounds(request, config).facts(len(body)),
             **scope_facts(None, request.labels),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
-        return body
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool, changes: Changes = UNCHANGED) -> bytes:
+        if not shapes(changes):
+            return body
+        try:
+            edits = generate_edits(body, changes, model or "")
+            return splice(body, edits) if edits else body
+        except UNREADABLE as error:
+            raise bad_request(error) from None
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
         try:
@@ -199,8 +266,8 @@ class Gemini:
             tools,
         )
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
-        return _GeminiMeter(facts, self.read_response)
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False, whole_events: bool = False) -> Meter:
+        return _GeminiMeter(facts, self.read_response, whole_events=whole_events)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         name = _STATUS.get(status) or ("INTERNAL" if status >= 500 else "INVALID_ARGUMENT")
@@ -217,6 +284,60 @@ def _operation(path: str) -> str:
     if "mbedContent" in path:
         return "embeddings"
     return "count_tokens" if ":countTokens" in path else "passthrough"
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------
+
+
+def _lenient(body: bytes) -> _FullRequest:
+    """A request whose contents nobody understands: the rest of it, or BadRequest. What it may hold has no bound."""
+    try:
+        request = _REQUEST.decode(body)
+    except UNREADABLE as error:
+        raise bad_request(error) from None
+    known = msgspec.structs.asdict(request)
+    known["cachedContent"] = "unknown"
+    return _FullRequest(**known, tools=[{"unknown": msgspec.Raw(b"{}")}])
+
+
+def _bounds(request: _FullRequest, config: _GenerationConfig) -> Bounds:
+    bounds = Bounds()
+    bounds.unseen = bool(request.cachedContent or request.cached_content)
+    contents = request.contents
+    try:
+        for content in contents if isinstance(contents, list) else (contents, request.content):
+            parts = content.parts if content is not None else None
+            for part in parts if isinstance(parts, list) else (parts,) if parts is not None else ():
+                _add(bounds, part)
+    except UNREADABLE:  # media of a shape that nobody knows
+        bounds.unseen = True
+    if given(request.requests) and b"nline" in bytes(request.requests):
+        bounds.kinds.add("image")  # embeddings in a batch: their base64 stays text, which costs more
+    asked = config.responseModalities or config.response_modalities
+    if isinstance(asked, list):
+        words = {str(each).lower() for each in cast("list[Any]", asked)}
+        bounds.kinds.update(words & {"audio", "image", "video"})
+    return bounds
+
+
+def _add(bounds: Bounds, part: _InPart) -> None:
+    for raw in (part.inlineData, part.inline_data):
+        if raw and given(raw):
+            inline = _INLINE.decode(raw)
+            bounds.inline(kind_of(inline.mimeType or inline.mime_type), raw)
+    if given(part.fileData) or given(part.file_data):
+        bounds.unseen = True
+    for raw in (part.functionResponse, part.function_response):
+        if raw and given(raw):
+            for inner in _FUNCTION_RESPONSE.decode(raw).parts or ():
+                _add(bounds, inner)
+
+
+def _searches_max(request: _FullRequest, model: str) -> int | None:
+    kinds = {key for tool in request.tools or () for key in tool} - _CALLED
+    if not kinds:
+        return 0
+    return 1 if kinds <= _SEARCH and _PROMPT_BILLED.match(model) else None
 
 
 def _outcome(response: _Response) -> tuple[str, tuple[str, ...]]:
@@ -317,19 +438,35 @@ _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}"]', re.DOTALL)
 
 
 class _Array:
-    """Splits a JSON array of objects, incrementally: an element ends where its braces close."""
+    """Splits a JSON array of objects, incrementally: an element ends where its braces close.
 
-    __slots__ = ("_depth", "_rest", "_scanned")
+    ``whole`` are the bytes up to the end of the last element that a chunk completed, separators included.
+    """
+
+    __slots__ = ("_depth", "_rest", "_scanned", "_start", "whole")
 
     def __init__(self) -> None:
         self._rest = b""
         self._scanned = 0
+        self._start = 0
         self._depth = 0
+        self.whole = b""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing came after the last element."""
+        return not self._rest
+
+    def rest(self) -> bytes:
+        """What came after the last element, taken out."""
+        rest, self._rest = self._rest, b""
+        return rest
 
     def feed(self, chunk: bytes) -> list[bytes]:
+        """The elements that this chunk completes."""
         buffer = self._rest + chunk
         elements: list[bytes] = []
-        at, start = self._scanned, 0
+        at, start, end = self._scanned, self._start, 0
         for token in _TOKEN.finditer(buffer, at):
             text = token[0]
             if text == b'"':  # a text that has not ended yet: look again from its quote
@@ -344,25 +481,26 @@ class _Array:
                 self._depth = max(0, self._depth - 1)
                 if self._depth == 0:
                     elements.append(buffer[start:at])
-                    start = at
+                    start = end = at
         else:
             at = len(buffer)
-        if len(buffer) - start > EVENT_BYTES_MAX:  # nobody can count such an element; wait for the next one
-            start = at = len(buffer)
+        if len(buffer) - end > EVENT_BYTES_MAX:  # nobody can count such an element; wait for the next one
+            start = end = at = len(buffer)
             self._depth = 0
-        self._rest = buffer[start:]
-        self._scanned = at - start
+        self.whole, self._rest = buffer[:end], buffer[end:]
+        self._scanned, self._start = at - end, max(0, start - end)
         return elements
 
 
 class _GeminiMeter(StreamMeter):
-    __slots__ = ("_array", "_ended", "_queries", "_stated")
+    __slots__ = ("_array", "_ended", "_last", "_queries", "_stated")
 
-    def __init__(self, facts: RequestFacts | None, read_body: Any) -> None:
-        super().__init__(facts, read_body)
+    def __init__(self, facts: RequestFacts | None, read_body: Any, *, whole_events: bool = False) -> None:
+        super().__init__(facts, read_body, whole_events=whole_events)
         self._array: _Array | None = None
         self._stated: _Usage | None = None
         self._ended = False
+        self._last = b""
         self._queries: list[_Response] = []
 
     def is_body(self, start: bytes) -> bool:
@@ -377,8 +515,44 @@ class _GeminiMeter(StreamMeter):
         for element in self._array.feed(chunk):
             self.take_data(element)
 
+    def split_whole(self, chunk: bytes) -> bytes:
+        if self._array is None:
+            return super().split_whole(chunk)
+        elements = self._array.feed(chunk)
+        for element in elements:
+            self.take_data(element)
+        self._torn = self._torn or bool(self._array.whole and not elements)
+        return self._array.whole
+
+    def finish(self) -> bytes:
+        if self._array is None:
+            return super().finish()
+        return self._array.rest() if self._whole_events else b""
+
+    def between_events(self) -> bool:
+        return super().between_events() if self._array is None else self._array.empty
+
+    def ending(self) -> bytes:
+        if self._ended or self.error:
+            return b"]" if self._array is not None and self._whole_events else b""
+        last = mapping(msgspec.json.decode(self._last)) if self._last else {}
+        prompt, output = self.input_tokens(), self.output_tokens()
+        usage = mapping(last.get("usageMetadata"))
+        seen = max(0, output - ((self._stated.thoughts_token_count or 0) if self._stated else 0))
+        usage.setdefault("promptTokenCount", prompt)
+        usage |= {"candidatesTokenCount": seen, "totalTokenCount": prompt + output}
+        candidate = {"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": "MAX_TOKENS", "index": 0}
+        event: dict[str, Any] = {"candidates": [candidate], "usageMetadata": usage}
+        event["modelVersion"] = self.model or (self.facts.model if self.facts else "")
+        event["responseId"] = self.response_id
+        data = msgspec.json.encode(event)
+        if self._array is None:
+            return b"data: " + data + b"\r\n\r\n"
+        return (b",\n" if self._last else b"[") + data + b"]"
+
     def event(self, data: bytes) -> bool:
         response = _RESPONSE.decode(data)
+        self._last = data
         self.model = response.model_version or self.model
         self.response_id = response.response_id or self.response_id
         if response.error:

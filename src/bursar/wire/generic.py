@@ -3,6 +3,7 @@
 Rule 1: a shape counts only if no other dialect uses it: ``object``, ``type``, or field names that are unique.
 Rule 2: nothing is assumed of a convention. Reasoning beside or inside the output is settled by the total alone.
 Rule 3: what no rule knows has no usage, and the reason says so.
+Rule 4: a request that nobody described may refer to anything and call anything: its cost has no bound.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from bursar.core.ladder import UNCHANGED, Changes
 from bursar.core.prices import Reading
 
 from . import anthropic, bedrock, cohere, gemini
+from .bounds import CACHE_WRITES
 from .dialect import (
     UNREADABLE,
     Dialect,
@@ -147,12 +150,18 @@ class Generic:
     """The dialect of paths that nobody described."""
 
     id = "generic"
+    can_cap = False
 
     def __init__(self, dialects: Mapping[str, Dialect]) -> None:
         self._dialects = dialects
 
     def path_model(self, path: str) -> str:
         return gemini.DIALECT.path_model(path) or bedrock.path_model(path)
+
+    def with_model(self, path: str, model: str) -> str:
+        if gemini.DIALECT.path_model(path):
+            return gemini.DIALECT.with_model(path, model)
+        return bedrock.CONVERSE.with_model(path, model)
 
     def read_request(self, path: str, body: bytes) -> RequestFacts:
         try:
@@ -165,10 +174,14 @@ class Generic:
             model=model or self.path_model(path),
             stream=request.stream is True,
             input_tokens_estimate=ceil_tokens(len(body)),
+            text_bytes=len(body),
+            unseen_input=True,
+            writes_cache=CACHE_WRITES,
+            searches_max=None,
             **scope_facts(request.user, request.metadata),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool, changes: Changes = UNCHANGED) -> bytes:
         return with_model(body, model)
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
@@ -181,8 +194,8 @@ class Generic:
             return Reading(None, "the response is in no known dialect")
         return self._dialects[found].read_response(raw)
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
-        return _GenericMeter(self._dialects, facts)
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False, whole_events: bool = False) -> Meter:
+        return _GenericMeter(self._dialects, facts, whole_events=whole_events)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         return self._dialects["openai_chat"].error_body(status, code, message, bursar)
@@ -204,29 +217,42 @@ _ANY_REQUEST: Final = msgspec.json.Decoder(_AnyRequest)
 class _GenericMeter:
     """Keeps the first bytes until they show their dialect, then hands over to its meter."""
 
-    __slots__ = ("_dialects", "_facts", "_kept", "_meter")
+    __slots__ = ("_dialects", "_facts", "_kept", "_meter", "_whole_events")
 
-    def __init__(self, dialects: Mapping[str, Dialect], facts: RequestFacts | None) -> None:
+    def __init__(self, dialects: Mapping[str, Dialect], facts: RequestFacts | None, *, whole_events: bool) -> None:
         self._dialects = dialects
         self._facts = facts
+        self._whole_events = whole_events
         self._kept = b""
         self._meter: Meter | None = None
 
     def feed(self, chunk: bytes) -> bytes:
         if self._meter is not None:
-            self._meter.feed(chunk)
-        elif len(self._kept) < _SNIFF_BYTES_MAX:
-            self._kept += chunk
-            self._meter = self._find(self._kept)
-            if self._meter is not None:
-                self._meter.feed(self._kept)
-                self._kept = b""
-        return chunk
+            passed = self._meter.feed(chunk)
+            return passed if self._whole_events else chunk
+        if len(self._kept) >= _SNIFF_BYTES_MAX:
+            return chunk
+        self._kept += chunk
+        self._meter = self._find(self._kept)
+        if self._meter is not None:
+            kept, self._kept = self._kept, b""
+            passed = self._meter.feed(kept)
+            return passed if self._whole_events else chunk
+        if not self._whole_events:
+            return chunk
+        return self._kept if len(self._kept) >= _SNIFF_BYTES_MAX else b""
 
     def finish(self) -> bytes:
         if self._meter is not None:
-            self._meter.finish()
-        return b""
+            rest = self._meter.finish()
+            return rest if self._whole_events else b""
+        return self._kept if self._whole_events and len(self._kept) < _SNIFF_BYTES_MAX else b""
+
+    def output_tokens(self) -> int:
+        return self._meter.output_tokens() if self._meter is not None else 0
+
+    def close(self) -> bytes:
+        return self._meter.close() if self._meter is not None else b""
 
     def reading(self) -> Reading:
         if self._meter is not None:
@@ -238,12 +264,12 @@ class _GenericMeter:
         if start == b"{":
             return WholeMeter(self._facts, DIALECT.read_response)
         if start == b"[":
-            return self._dialects["gemini"].meter(self._facts)
+            return self._dialects["gemini"].meter(self._facts, whole_events=self._whole_events)
         try:
             found = detect(kept)
         except UNREADABLE:  # an event that has not ended yet, or that is no JSON
             return None
-        return self._dialects[found].meter(self._facts) if found else None
+        return self._dialects[found].meter(self._facts, whole_events=self._whole_events) if found else None
 
 
 DIALECT: Final = Generic(

@@ -1,10 +1,12 @@
 """The frame of every stream meter: bytes in, events to the dialect, bytes out.
 
-Rule 1: bytes pass on untouched and at once. Only where an injected usage event must be hidden is an incomplete event
-        held back until it can be judged.
+Rule 1: bytes pass on untouched and at once. Only where an injected usage event must be hidden, or where the stream may
+        have to be closed after any event, is an incomplete event held back until it is whole.
 Rule 2: an answer that is plain JSON although a stream was asked for is read as a whole response.
 Rule 3: what cannot be decoded is passed on and never stops the stream. A usage that cannot be read makes the whole
         usage unknown; any other event that cannot be read is only remembered as the reason if nothing else is known.
+Rule 4: a stream is closed once, and only where its bytes so far end with an event: what ``ending`` says then is what
+        the dialect sends when a model has reached its output limit, as far as it was not sent already.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from bursar.core.money import NanoUSD
 from bursar.core.prices import Reading, Terms
 from bursar.core.usage import Usage
 
-from .dialect import UNREADABLE, Contradiction, RequestFacts, cut_usage, named, with_request
+from .dialect import UNREADABLE, Contradiction, RequestFacts, ceil_tokens, cut_usage, named, with_request
 from .sse import Splitter, event_data
 
 __all__ = ["BODY_BYTES_MAX", "StreamMeter"]
@@ -31,16 +33,23 @@ class StreamMeter:
     """What the meters of server-sent event dialects share. A dialect says what an event means in ``event``."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_facts", "_hide", "_read_body", "_splitter", "_undecided",
+        "_body", "_body_bytes", "_facts", "_hide", "_read_body", "_splitter", "_torn", "_undecided", "_whole_events",
         "characters", "done", "error", "fault", "finish_reason", "model", "oddity", "response_id", "terms", "tools",
     )  # fmt: skip
 
     def __init__(
-        self, facts: RequestFacts | None, read_body: Callable[[bytes], Reading], *, hide_usage: bool = False
+        self,
+        facts: RequestFacts | None,
+        read_body: Callable[[bytes], Reading],
+        *,
+        hide_usage: bool = False,
+        whole_events: bool = False,
     ) -> None:
         self._facts = facts
         self._read_body = read_body
         self._hide = hide_usage
+        self._whole_events = whole_events
+        self._torn = False
         self._splitter = Splitter()
         self._undecided = True
         self._body: list[bytes] | None = None
@@ -70,28 +79,42 @@ class StreamMeter:
         """Whether the stream has stated its final usage."""
         raise NotImplementedError
 
+    def ending(self) -> bytes:
+        """What is missing at the end of the stream (rule 4)."""
+        return b""
+
     # --- the bytes ---
 
     def feed(self, chunk: bytes) -> bytes:
         if self._undecided:
             start = chunk.lstrip()[:1]
-            if start:
-                self._undecided = False
-                self._body = [] if self.is_body(start) else None
+            if not start:
+                return chunk  # blank space before the beginning says nothing, and nobody waits for it
+            self._undecided = False
+            self._body = [] if self.is_body(start) else None
         if self._body is not None:
             self._body_bytes += len(chunk)
             if self._body_bytes <= BODY_BYTES_MAX:
                 self._body.append(chunk)
             return chunk
-        if not self._hide:
+        if not (self._hide or self._whole_events):
             self.split(chunk)
             return chunk
-        return b"".join([event for event in self._splitter.feed_raw(chunk) if not self._take(event)])
+        return self.split_whole(chunk)
 
     def finish(self) -> bytes:
         rest = self._splitter.rest()
-        hidden = self._take(rest) if rest else False
-        return rest if self._hide and not hidden else b""
+        hidden = (self._take(rest) if rest else False) and self._hide
+        return rest if (self._hide or self._whole_events) and not hidden else b""
+
+    def close(self) -> bytes:
+        if self._body is not None or self._torn or not (self._whole_events or self.between_events()):
+            return b""
+        return self.ending()
+
+    def between_events(self) -> bool:
+        """Whether no part of an event was passed on without its end."""
+        return self._hide or self._splitter.empty
 
     def is_body(self, start: bytes) -> bool:
         """Whether an answer with this first byte is one JSON body and no stream."""
@@ -101,6 +124,13 @@ class StreamMeter:
         """Count the events that this chunk completes."""
         for event in self._splitter.feed(chunk):
             self._take(event)
+
+    def split_whole(self, chunk: bytes) -> bytes:
+        """Count the events that this chunk completes, and pass on those that the client is to see."""
+        events = self._splitter.feed_raw(chunk)
+        if events and not events[-1].endswith((b"\n", b"\r")):
+            self._torn = True  # too long to be held back: nobody knows where it ends
+        return b"".join([event for event in events if not (self._take(event) and self._hide)])
 
     def _take(self, event: bytes) -> bool:
         data = event_data(event.strip(b"\r\n"))
@@ -123,6 +153,26 @@ class StreamMeter:
             return False
 
     # --- what is known ---
+
+    def output_tokens(self) -> int:
+        try:
+            stated = self.usage()
+        except Contradiction:
+            stated = None
+        return max(stated.output_tokens if stated is not None else 0, ceil_tokens(self.characters))
+
+    def input_tokens(self) -> int:
+        """The input tokens stated so far, else the request's size."""
+        try:
+            stated = self.usage()
+        except Contradiction:
+            stated = None
+        known = stated.input_tokens if stated is not None else 0
+        return known or (self._facts.input_tokens_estimate if self._facts else 0)
+
+    @property
+    def facts(self) -> RequestFacts | None:
+        return self._facts
 
     def reading(self) -> Reading:
         reading = self._known()

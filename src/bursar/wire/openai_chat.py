@@ -4,21 +4,28 @@ Rule 1: counts are inclusive unless the provider's row says otherwise (``openai_
 Rule 2: a stream states its usage once, in a last chunk without choices, and only if ``stream_options.include_usage``
         was set; Groq puts it into ``x_groq``, others into the last chunk or into every chunk. The last one counts.
 Rule 3: where Bursar asked for the usage, only that chunk without choices is taken out of the client's stream.
+Rule 4: newer models bill cache writes without being asked, so every request may cause them.
+Rule 5: a model or a provider that searches by itself is known by its name or by a field that says so; nothing limits
+        how often, and no field of this dialect can.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, cast
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
+from bursar.core.ladder import UNCHANGED, Changes
 from bursar.core.money import NanoUSD
 from bursar.core.prices import Reading
 from bursar.core.usage import Usage
 
+from .bounds import CACHE_WRITES, Bounds, count_of, effort_of, given
 from .dialect import (
     UNREADABLE,
     BadRequest,
@@ -37,9 +44,20 @@ from .dialect import (
 )
 from .meters import StreamMeter
 from .openai_usage import INCLUSIVE, ChatUsage, Quirks, chat_usage, reported_cost
+from .shape_openai import OPENAI_REQUESTS, ChatRequests, chat_edits
+from .shaping import shapes
 from .splice import members, splice
 
-__all__ = ["DIALECT", "OpenAIChat", "deployment", "openai_error", "openai_error_event"]
+__all__ = [
+    "DIALECT",
+    "ChatMeter",
+    "OpenAIChat",
+    "chat_bound_facts",
+    "deployment",
+    "openai_error",
+    "openai_error_event",
+    "with_deployment",
+]
 
 _DEPLOYMENT: Final = re.compile(r"/deployments/([^/?]+)/")
 
@@ -57,6 +75,41 @@ class _Request(Struct):
     service_tier: str | None = None
     user: Any = None
     metadata: Any = None
+    n: Any = None
+    best_of: Any = None
+    prompt: msgspec.Raw = msgspec.Raw()
+    modalities: Any = None
+    reasoning_effort: Any = None
+    web_search_options: Any = None
+    search_parameters: Any = None
+    plugins: Any = None
+
+
+class _Part(Struct, gc=False):
+    """A part of a message: what it holds besides text. Mistral and Qwen have names of their own."""
+
+    type: Any = None
+    image_url: msgspec.Raw = msgspec.Raw()
+    input_audio: msgspec.Raw = msgspec.Raw()
+    audio_url: msgspec.Raw = msgspec.Raw()
+    video_url: msgspec.Raw = msgspec.Raw()
+    document_url: msgspec.Raw = msgspec.Raw()
+    file: msgspec.Raw = msgspec.Raw()
+    file_id: msgspec.Raw = msgspec.Raw()
+
+
+class _InMessage(Struct):
+    content: str | list[_Part | str] | None = None
+    audio: msgspec.Raw = msgspec.Raw()
+
+
+class _InTool(Struct, gc=False):
+    type: Any = None
+
+
+class _FullRequest(_Request):
+    messages: list[_InMessage] | None = None
+    tools: list[_InTool] | None = None
 
 
 class _Function(Struct, gc=False):
@@ -125,31 +178,41 @@ class _ChunkUsage(Struct):
 
 
 _REQUEST: Final = msgspec.json.Decoder(_Request)
+_FULL_REQUEST: Final = msgspec.json.Decoder(_FullRequest)
+_LIST: Final = msgspec.json.Decoder(list[Any])
+_SEARCHES: Final = re.compile(r"search|sonar|compound|:online")
+_CALLED: Final = frozenset({"function", "custom"})
 _RESPONSE: Final = msgspec.json.Decoder(_Response)
 _CHUNK: Final = msgspec.json.Decoder(_Chunk)
 _CHUNK_USAGE: Final = msgspec.json.Decoder(_ChunkUsage)
 
 
 class OpenAIChat:
-    """Chat completions with one provider's quirks."""
+    """Chat completions with one provider's quirks, and what its requests take."""
 
     id = "openai_chat"
+    can_cap = True
 
-    def __init__(self, quirks: Quirks) -> None:
+    def __init__(self, quirks: Quirks, takes: ChatRequests = OPENAI_REQUESTS) -> None:
         self.quirks = quirks
+        self.takes = takes
 
     def path_model(self, path: str) -> str:
         return deployment(path)
 
+    def with_model(self, path: str, model: str) -> str:
+        return with_deployment(path, model)
+
     def read_request(self, path: str, body: bytes) -> RequestFacts:
         try:
-            request = _REQUEST.decode(body)
-        except UNREADABLE as error:
-            raise bad_request(error) from None
+            request = _FULL_REQUEST.decode(body)
+        except UNREADABLE:
+            request = _lenient(body)
         model = request.model or deployment(path)
         if not model:
             raise BadRequest("model", "the request names no model")
         cap = request.max_completion_tokens
+        bounds = _bounds(request, model)
         return RequestFacts(
             operation="chat_completions",
             model=model,
@@ -158,20 +221,26 @@ class OpenAIChat:
             asks_usage=bool(request.stream_options and request.stream_options.include_usage),
             terms=make_terms("service_tier", request.service_tier),
             input_tokens_estimate=ceil_tokens(len(body)),
+            choices=_choices(request),
+            writes_cache=CACHE_WRITES[:1],
+            searches_max=_searches_max(request, model),
+            effort=effort_of(request.reasoning_effort),
+            **bounds.facts(len(body)),
             **scope_facts(request.user, request.metadata),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
-        changes: dict[str, bytes] = {}
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool, changes: Changes = UNCHANGED) -> bytes:
         try:
             request = _REQUEST.decode(body)
+            name = request.model or "" if model is None else model
+            edits = chat_edits(body, changes, name, self.takes) if shapes(changes) else {}
             if model is not None and model != request.model:
-                changes["model"] = msgspec.json.encode(model)
+                edits["model"] = msgspec.json.encode(model)
             options = request.stream_options
             if ask_usage and request.stream and not (options and options.include_usage):
                 given = bytes(members(body)["stream_options"]) if options else b"{}"
-                changes["stream_options"] = splice(given, {"include_usage": b"true"})
-            return splice(body, changes) if changes else body
+                edits["stream_options"] = splice(given, {"include_usage": b"true"})
+            return splice(body, edits) if edits else body
         except UNREADABLE as error:
             raise bad_request(error) from None
 
@@ -202,8 +271,8 @@ class OpenAIChat:
             tools,
         )
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
-        return _ChatMeter(self, facts, hide_usage=hide_usage)
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False, whole_events: bool = False) -> Meter:
+        return ChatMeter(self, facts, hide_usage=hide_usage, whole_events=whole_events)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         return openai_error(status, code, message, bursar)
@@ -216,6 +285,98 @@ def deployment(path: str) -> str:
     """The deployment that an Azure path names, else ""."""
     match = _DEPLOYMENT.search(path)
     return match[1] if match else ""
+
+
+def with_deployment(path: str, model: str) -> str:
+    """An Azure path with another deployment; any other path as it is."""
+    match = _DEPLOYMENT.search(path)
+    return path if match is None else path[: match.start(1)] + quote(model, safe="") + path[match.end(1) :]
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------
+
+
+def _lenient(body: bytes) -> _FullRequest:
+    """A request whose messages nobody understands: the rest of it, or BadRequest. What it may hold has no bound."""
+    try:
+        request = _REQUEST.decode(body)
+    except UNREADABLE as error:
+        raise bad_request(error) from None
+    known = msgspec.structs.asdict(request)
+    return _FullRequest(**known, messages=[_InMessage(audio=msgspec.Raw(b"{}"))], tools=[_InTool()])
+
+
+def chat_bound_facts(body: bytes) -> dict[str, Any]:
+    """The bounds of a chat request that came another way. Raises BadRequest."""
+    try:
+        request = _FULL_REQUEST.decode(body)
+    except UNREADABLE:
+        request = _lenient(body)
+    return _bounds(request, "").facts(len(body))
+
+
+def _bounds(request: _FullRequest, model: str) -> Bounds:
+    bounds = Bounds(model)
+    for message in request.messages or ():
+        content = message.content
+        if content.__class__ is list:
+            for part in cast("list[_Part | str]", content):
+                if isinstance(part, _Part) and part.type != "text":
+                    _add(bounds, part)
+        if message.audio and given(message.audio):  # an earlier answer, by its id
+            bounds.unseen = True
+    if isinstance(request.modalities, list):
+        bounds.kinds.update(
+            each for each in cast("list[Any]", request.modalities) if each in ("audio", "image", "video")
+        )
+    return bounds
+
+
+def _add(bounds: Bounds, part: _Part) -> None:
+    if given(part.image_url):
+        bounds.either("image", part.image_url)
+    if given(part.input_audio):
+        bounds.inline("audio", part.input_audio)
+    if given(part.audio_url):
+        bounds.either("audio", part.audio_url)
+    if given(part.video_url):
+        bounds.either("video", part.video_url)
+    if given(part.document_url):
+        bounds.either("document", part.document_url)
+    if given(part.file):
+        inner = mapping(msgspec.json.decode(part.file))
+        if inner.get("file_id") or not inner.get("file_data"):
+            bounds.unseen = True
+        else:
+            bounds.inline("document", part.file)
+    if given(part.file_id):
+        bounds.unseen = True
+
+
+def _choices(request: _Request) -> int:
+    """The answers asked for: the older completions give ``n`` for each prompt, the best of ``best_of``."""
+    choices = max(count_of(request.n), count_of(request.best_of))
+    if bytes(memoryview(request.prompt)[:1]) == b"[":
+        prompts = _LIST.decode(request.prompt)
+        if prompts and not isinstance(prompts[0], int):  # a list of numbers is one prompt in tokens
+            choices *= len(prompts)
+    return choices
+
+
+@lru_cache(maxsize=256)
+def _searches_unasked(model: str) -> bool:
+    return _SEARCHES.search(model) is not None
+
+
+def _searches_max(request: _FullRequest, model: str) -> int | None:
+    if request.web_search_options is not None or request.search_parameters or request.plugins:
+        return None
+    if _searches_unasked(model):
+        return None
+    for tool in request.tools or ():
+        if tool.type not in _CALLED:
+            return None
+    return 0
 
 
 def openai_error(status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
@@ -259,16 +420,29 @@ def _text_length(content: str | list[Any]) -> int:
     return count
 
 
-class _ChatMeter(StreamMeter):
-    __slots__ = ("_calls", "_dialect", "_finished", "_stated", "_tier")
+class ChatMeter(StreamMeter):
+    """Counts a stream of chat completion chunks, or of the older completions."""
 
-    def __init__(self, dialect: OpenAIChat, facts: RequestFacts | None, *, hide_usage: bool) -> None:
-        super().__init__(facts, dialect.read_response, hide_usage=hide_usage)
+    __slots__ = ("_calls", "_dialect", "_ended", "_finished", "_first", "_started", "_stated", "_tier", "_usage_sent")
+
+    def __init__(
+        self,
+        dialect: OpenAIChat,
+        facts: RequestFacts | None,
+        *,
+        hide_usage: bool = False,
+        whole_events: bool = False,
+    ) -> None:
+        super().__init__(facts, dialect.read_response, hide_usage=hide_usage, whole_events=whole_events)
         self._dialect = dialect
         self._stated: ChatUsage | None = None
         self._finished = False
         self._tier: str | None = None
         self._calls: set[tuple[int, int]] = set()
+        self._first = b""
+        self._started: set[int] = set()
+        self._ended: set[int] = set()
+        self._usage_sent = False
 
     def event(self, data: bytes) -> bool:
         try:
@@ -289,11 +463,16 @@ class _ChatMeter(StreamMeter):
         if stated is not None:
             self._stated = stated
         if not chunk.choices:
-            return chunk.usage is not None
+            self._usage_sent = chunk.usage is not None
+            return self._usage_sent
+        if not self._first:
+            self._first = data
         for choice in chunk.choices:
+            self._started.add(choice.index or 0)
             if choice.finish_reason:
                 self.finish_reason = choice.finish_reason
                 self._finished = True
+                self._ended.add(choice.index or 0)
             if choice.delta is not None:
                 self._count(choice.delta, choice.index or 0)
             elif choice.text:
@@ -332,6 +511,34 @@ class _ChatMeter(StreamMeter):
 
     def reported(self) -> NanoUSD | None:
         return reported_cost(self._stated, self._dialect.quirks.reported) if self._stated else None
+
+    def ending(self) -> bytes:
+        if self.done or self.error:
+            return b""
+        like = self._like()
+        old = like["object"] == "text_completion"
+        chunks: list[dict[str, Any]] = []
+        for index in sorted((self._started or {0}) - self._ended):
+            said: dict[str, Any] = {"text": ""} if old else {"delta": {}}
+            choice = {"index": index, **said, "logprobs": None, "finish_reason": "length"}
+            chunks.append({**like, "choices": [choice]})
+        if self.facts is not None and self.facts.asks_usage and not self._usage_sent:
+            prompt, completion = self.input_tokens(), self.output_tokens()
+            usage = {
+                "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion
+            }  # fmt: skip
+            chunks.append({**like, "choices": [], "usage": usage})
+        return b"".join([b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks]) + b"data: [DONE]\n\n"
+
+    def _like(self) -> dict[str, Any]:
+        """The members that every chunk of this stream has, from the first one that had a choice."""
+        like = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 0, "model": self.model or "unknown"}
+        if self.facts is not None and not self.model:
+            like["model"] = self.facts.model
+        if self._first:
+            first = mapping(msgspec.json.decode(self._first))
+            like.update({key: first[key] for key in (*like, "system_fingerprint", "service_tier") if key in first})
+        return like
 
 
 DIALECT: Final = OpenAIChat(INCLUSIVE)

@@ -12,9 +12,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from bursar.core.ladder import UNCHANGED, Changes
 from bursar.core.prices import Reading
 from bursar.core.usage import Usage
 
+from .bounds import Bounds, given
 from .dialect import (
     UNREADABLE,
     BadRequest,
@@ -30,7 +32,7 @@ from .dialect import (
     unreadable,
 )
 from .meters import StreamMeter
-from .openai_chat import deployment, openai_error
+from .openai_chat import deployment, openai_error, with_deployment
 from .openai_responses import with_model
 from .openai_usage import INCLUSIVE, Costs, Quirks, reported_cost
 
@@ -40,6 +42,18 @@ __all__ = ["DIALECT", "OpenAIEmbeddings", "WholeMeter"]
 class _Request(Struct):
     model: str | None = None
     user: Any = None
+    inputs: msgspec.Raw = msgspec.Raw()
+
+
+class _Part(Struct, gc=False):
+    image_url: msgspec.Raw = msgspec.Raw()
+    image_base64: msgspec.Raw = msgspec.Raw()
+    video_url: msgspec.Raw = msgspec.Raw()
+    video_base64: msgspec.Raw = msgspec.Raw()
+
+
+class _Input(Struct):
+    content: list[_Part] | None = None
 
 
 class _Usage(Costs, gc=False):
@@ -55,6 +69,7 @@ class _Response(Struct):
 
 
 _REQUEST: Final = msgspec.json.Decoder(_Request)
+_INPUTS: Final = msgspec.json.Decoder(list[_Input])
 _RESPONSE: Final = msgspec.json.Decoder(_Response)
 
 
@@ -62,12 +77,16 @@ class OpenAIEmbeddings:
     """Embeddings with one provider's quirks."""
 
     id = "openai_embeddings"
+    can_cap = False
 
     def __init__(self, quirks: Quirks) -> None:
         self.quirks = quirks
 
     def path_model(self, path: str) -> str:
         return deployment(path)
+
+    def with_model(self, path: str, model: str) -> str:
+        return with_deployment(path, model)
 
     def read_request(self, path: str, body: bytes) -> RequestFacts:
         try:
@@ -82,10 +101,11 @@ class OpenAIEmbeddings:
             model=model,
             output_cap=0,
             input_tokens_estimate=ceil_tokens(len(body)),
+            **_bounds(request).facts(len(body)),
             **scope_facts(request.user, None),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool, changes: Changes = UNCHANGED) -> bytes:
         return with_model(body, model)
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
@@ -113,7 +133,7 @@ class OpenAIEmbeddings:
             error_text(response.error),
         )
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False, whole_events: bool = False) -> Meter:
         return WholeMeter(facts, self.read_response)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
@@ -121,6 +141,27 @@ class OpenAIEmbeddings:
 
     def error_event(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         return b""
+
+
+def _bounds(request: _Request) -> Bounds:
+    """Voyage embeds images and videos too, as parts of ``inputs``."""
+    bounds = Bounds()
+    if not given(request.inputs):
+        return bounds
+    try:
+        inputs = _INPUTS.decode(request.inputs)
+    except UNREADABLE:
+        bounds.unseen = True
+        return bounds
+    for each in inputs:
+        for part in each.content or ():
+            for raw in (part.image_url, part.image_base64):
+                if given(raw):
+                    bounds.either("image", raw)
+            for raw in (part.video_url, part.video_base64):
+                if given(raw):
+                    bounds.either("video", raw)
+    return bounds
 
 
 class WholeMeter(StreamMeter):

@@ -6,20 +6,25 @@ Rule 2: web searches are what ``tool_usage.web_search.num_requests`` says is bil
 Rule 3: code interpreter containers are billed per session, not per call: one response cannot tell, so none is counted.
 Rule 4: an image tool is billed at its own model; ``tool_usage.image_gen`` becomes a part of the reading.
 Rule 5: a stream ends with completed, incomplete or failed, and that event carries the whole response with its usage.
+Rule 6: an earlier response, a conversation, a stored prompt, an item or a file by its id is input that nobody here sees.
+Rule 7: tools but functions, custom ones and those that run at the client are calls on the provider's side;
+        ``max_tool_calls`` limits them. (OpenAI API reference, responses)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Struct
 
+from bursar.core.ladder import UNCHANGED, Changes
 from bursar.core.money import NanoUSD
 from bursar.core.prices import Reading
 from bursar.core.usage import Usage
 
+from .bounds import CACHE_WRITES, Bounds, effort_of, given
 from .dialect import (
     UNREADABLE,
     BadRequest,
@@ -32,15 +37,19 @@ from .dialect import (
     ceil_tokens,
     error_text,
     make_terms,
+    mapping,
     scope_facts,
     unreadable,
 )
 from .meters import StreamMeter
 from .openai_chat import openai_error, openai_error_event
 from .openai_usage import INCLUSIVE, Quirks, ResponsesUsage, reported_cost, responses_usage
+from .responses_ending import Unfinished
+from .shape_openai import OPENAI_REQUESTS, ChatRequests, responses_edits
+from .shaping import shapes
 from .splice import splice
 
-__all__ = ["DIALECT", "OpenAIResponses", "read_whole", "with_model"]
+__all__ = ["DIALECT", "OpenAIResponses", "ResponsesMeter", "read_whole", "with_model"]
 
 _IMAGE_MODEL: Final = "gpt-image-1"
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.done"})
@@ -55,6 +64,36 @@ class _Request(Struct):
     safety_identifier: Any = None
     metadata: Any = None
     prompt: Any = None
+    previous_response_id: Any = None
+    conversation: Any = None
+    max_tool_calls: Any = None
+    reasoning: Any = None
+    modalities: Any = None
+
+
+class _Part(Struct, gc=False):
+    type: Any = None
+    image_url: msgspec.Raw = msgspec.Raw()
+    file_id: msgspec.Raw = msgspec.Raw()
+    file_data: msgspec.Raw = msgspec.Raw()
+    file_url: msgspec.Raw = msgspec.Raw()
+    input_audio: msgspec.Raw = msgspec.Raw()
+
+
+class _InItem(Struct):
+    type: Any = None
+    content: str | list[_Part] | None = None
+    output: str | list[_Part] | _Part | None = None
+    result: msgspec.Raw = msgspec.Raw()
+
+
+class _InTool(Struct, gc=False):
+    type: Any = None
+
+
+class _FullRequest(_Request):
+    input: str | list[_InItem] | None = None
+    tools: list[_InTool] | None = None
 
 
 class _Action(Struct, gc=False):
@@ -115,29 +154,39 @@ class _Event(Struct):
 
 
 _REQUEST: Final = msgspec.json.Decoder(_Request)
+_FULL_REQUEST: Final = msgspec.json.Decoder(_FullRequest)
+_AT_THE_CLIENT: Final = frozenset(
+    {"function", "custom", "computer", "computer_use_preview", "local_shell", "apply_patch", "namespace"}
+)
 _RESPONSE: Final = msgspec.json.Decoder(_Response)
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 _EVENT: Final = msgspec.json.Decoder(_Event)
 
 
 class OpenAIResponses:
-    """Responses with one provider's quirks (only ``reported`` differs between providers)."""
+    """Responses with one provider's quirks (``reported``, and the tiers that it takes)."""
 
     id = "openai_responses"
+    can_cap = True
 
-    def __init__(self, quirks: Quirks) -> None:
+    def __init__(self, quirks: Quirks, takes: ChatRequests = OPENAI_REQUESTS) -> None:
         self.quirks = quirks
+        self.takes = takes
 
     def path_model(self, path: str) -> str:
         return ""
 
+    def with_model(self, path: str, model: str) -> str:
+        return path
+
     def read_request(self, path: str, body: bytes) -> RequestFacts:
         try:
-            request = _REQUEST.decode(body)
-        except UNREADABLE as error:
-            raise bad_request(error) from None
+            request = _FULL_REQUEST.decode(body)
+        except UNREADABLE:
+            request = _lenient(body)
         if not request.model and not request.prompt:
             raise BadRequest("model", "the request names no model")
+        bounds = _bounds(request)
         return RequestFacts(
             operation="responses",
             model=request.model or "",
@@ -145,11 +194,22 @@ class OpenAIResponses:
             output_cap=request.max_output_tokens,
             terms=make_terms("service_tier", request.service_tier),
             input_tokens_estimate=ceil_tokens(len(body)),
+            writes_cache=CACHE_WRITES[:1],
+            searches_max=_searches_max(request),
+            effort=effort_of(mapping(request.reasoning).get("effort")),
+            **bounds.facts(len(body)),
             **scope_facts(request.user or request.safety_identifier, request.metadata),
         )
 
-    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool) -> bytes:
-        return with_model(body, model)
+    def prepare(self, body: bytes, *, model: str | None, ask_usage: bool, changes: Changes = UNCHANGED) -> bytes:
+        if not shapes(changes):
+            return with_model(body, model)
+        try:
+            name = _MODEL.decode(body).model or "" if model is None else model
+            edits = responses_edits(body, changes, name, self.takes)
+            return with_model(splice(body, edits) if edits else body, model)
+        except UNREADABLE as error:
+            raise bad_request(error) from None
 
     def read_response(self, body: bytes | Mapping[str, Any]) -> Reading:
         try:
@@ -162,8 +222,8 @@ class OpenAIResponses:
         except UNREADABLE as error:
             return unreadable(body, error)
 
-    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False) -> Meter:
-        return _ResponsesMeter(self, facts)
+    def meter(self, facts: RequestFacts | None, *, hide_usage: bool = False, whole_events: bool = False) -> Meter:
+        return ResponsesMeter(self, facts, whole_events=whole_events)
 
     def error_body(self, status: int, code: str, message: str, bursar: Mapping[str, Any]) -> bytes:
         return openai_error(status, code, message, bursar)
@@ -187,6 +247,58 @@ def with_model(body: bytes, model: str | None) -> bytes:
         return splice(body, {"model": msgspec.json.encode(model)})
     except UNREADABLE as error:
         raise bad_request(error) from None
+
+
+def _lenient(body: bytes) -> _FullRequest:
+    """A request whose input nobody understands: the rest of it, or BadRequest. What it may hold has no bound."""
+    try:
+        request = _REQUEST.decode(body)
+    except UNREADABLE as error:
+        raise bad_request(error) from None
+    known = msgspec.structs.asdict(request)
+    known["conversation"] = "unknown"
+    return _FullRequest(**known, tools=[_InTool()])
+
+
+def _bounds(request: _FullRequest) -> Bounds:
+    bounds = Bounds(request.model or "")
+    bounds.unseen = bool(request.previous_response_id or request.conversation or request.prompt)
+    for item in request.input if isinstance(request.input, list) else ():
+        if item.type == "item_reference":
+            bounds.unseen = True
+        if item.type == "image_generation_call" and given(item.result):
+            bounds.inline("image", item.result)
+        for parts in (item.content, item.output):
+            if isinstance(parts, list):
+                for part in parts:
+                    _add(bounds, part)
+            elif isinstance(parts, _Part):
+                _add(bounds, parts)
+    if isinstance(request.modalities, list) and "audio" in cast("list[Any]", request.modalities):
+        bounds.kinds.add("audio")
+    if any(tool.type == "image_generation" for tool in request.tools or ()):
+        bounds.kinds.add("image")
+    return bounds
+
+
+def _add(bounds: Bounds, part: _Part) -> None:
+    if part.type in ("input_text", "output_text", "text"):
+        return
+    if given(part.image_url):
+        bounds.either("image", part.image_url)
+    if given(part.file_data):
+        bounds.inline("document", part.file_data)
+    if given(part.input_audio):
+        bounds.inline("audio", part.input_audio)
+    if given(part.file_id) or given(part.file_url):
+        bounds.unseen = True
+
+
+def _searches_max(request: _FullRequest) -> int | None:
+    if all(tool.type in _AT_THE_CLIENT for tool in request.tools or ()):
+        return 0 if not request.prompt else None  # a stored prompt has tools of its own
+    limit = request.max_tool_calls
+    return limit if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0 else None
 
 
 def read_whole(response: _Response, quirks: Quirks) -> Reading:
@@ -238,16 +350,21 @@ def _image_parts(response: _Response) -> tuple[Reading, ...]:
     return (Reading(usage, "", models[0] if models else _IMAGE_MODEL),)
 
 
-class _ResponsesMeter(StreamMeter):
-    __slots__ = ("_dialect", "_final")
+class ResponsesMeter(StreamMeter):
+    """Counts a stream of responses events."""
 
-    def __init__(self, dialect: OpenAIResponses, facts: RequestFacts | None) -> None:
-        super().__init__(facts, dialect.read_response)
+    __slots__ = ("_dialect", "_final", "_unfinished")
+
+    def __init__(self, dialect: OpenAIResponses, facts: RequestFacts | None, *, whole_events: bool = False) -> None:
+        super().__init__(facts, dialect.read_response, whole_events=whole_events)
         self._dialect = dialect
         self._final: Reading | None = None
+        self._unfinished = Unfinished() if whole_events else None
 
     def event(self, data: bytes) -> bool:
         event = _EVENT.decode(data)
+        if self._unfinished is not None:
+            self._unfinished.take(event.type, data)
         if isinstance(event.delta, str):
             if "audio" not in event.type or "transcript" in event.type:  # audio is base64: its length says nothing
                 self.characters += len(event.delta)
@@ -303,6 +420,12 @@ class _ResponsesMeter(StreamMeter):
 
     def parts(self) -> tuple[Reading, ...]:
         return self._final.parts if self._final else ()
+
+    def ending(self) -> bytes:
+        if self._unfinished is None or self._final is not None:
+            return b""
+        model = self.model or (self.facts.model if self.facts else "")
+        return self._unfinished.ending(model, self.input_tokens(), self.output_tokens())
 
 
 DIALECT: Final = OpenAIResponses(INCLUSIVE)

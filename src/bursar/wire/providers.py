@@ -1,6 +1,6 @@
 """The provider table: ``providers.toml`` as objects, found by id, alias, host or URL.
 
-Rule 1: every provider states how it counts; a row that leaves a field out does not load.
+Rule 1: every provider states how it counts and what its requests take; a row that leaves a field out does not load.
 Rule 2: a host is matched with its port first, then without; exact names before globs, globs in the order of the file.
 Rule 3: a path that no pattern knows gets the generic dialect, which assumes nothing.
 """
@@ -29,6 +29,7 @@ from .openai_embeddings import OpenAIEmbeddings
 from .openai_responses import DIALECT as OPENAI_RESPONSES
 from .openai_responses import OpenAIResponses
 from .openai_usage import Quirks
+from .shape_openai import ChatRequests
 
 __all__ = ["Auth", "Provider", "dialect_by_id", "parse_providers", "provider", "providers", "split_url"]
 
@@ -127,6 +128,7 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     stream_usage: StreamUsage
     dialects: list[str]
     usage: Quirks
+    request: ChatRequests
     router_prices: str = ""
     region_host: str = ""
 
@@ -164,7 +166,11 @@ def _with_quirks(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _provider(row: _Row, paths: tuple[tuple[str, str], ...]) -> Provider:
-    own: tuple[Dialect, ...] = (OpenAIChat(row.usage), OpenAIResponses(row.usage), OpenAIEmbeddings(row.usage))
+    own: tuple[Dialect, ...] = (
+        OpenAIChat(row.usage, row.request),
+        OpenAIResponses(row.usage, row.request),
+        OpenAIEmbeddings(row.usage),
+    )
     return Provider(
         id=row.id,
         name=row.name,

@@ -26,6 +26,11 @@ class Splitter:
     def __init__(self) -> None:
         self._rest = b""
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing came after the last event."""
+        return not self._rest
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that this chunk completes."""
         buffer = self._rest + chunk if self._rest else chunk

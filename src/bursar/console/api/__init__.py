@@ -1,17 +1,17 @@
 """The console's REST API: what the views answer, over HTTP.
 
-Rule 1: an answer is a function of the request, the ledger and the moment; nothing here holds state.
+Rule 1: an answer is a function of the request, the ledger and the moment; nothing here holds state. What is about
+        budgets is asked of the books instead and may change them (``budgets``).
 Rule 2: a request that cannot be answered gets a JSON error that names the field and the way out.
 Rule 3: every answer has a limit on its rows and says how many it leaves out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Final
-from urllib.parse import parse_qsl
 
 from bursar.console.answers import ApiAnswer, failure, json_answer
 from bursar.engine.ports import Queries
@@ -21,13 +21,13 @@ from bursar.views.overview import overview
 from bursar.views.spend import spend
 from bursar.views.tasks import NoTask, SeveralTasks, TaskTree, task, tasks
 
+from .budgets import BUDGET_PATHS, Request, handle_budgets, methods_of
 from .openapi import LIMITS, OPENAPI
+from .query import SEPARATOR, Query, read_fields
 
-__all__ = ["ApiAnswer", "handle"]
+__all__ = ["ApiAnswer", "Request", "handle", "handle_budgets", "methods_of"]
 
 _PREFIX: Final = "/api/v1"
-_QUERY_FIELDS_MAX: Final = 50
-_SEPARATOR: Final = "\0"
 
 
 def handle(method: str, path: str, query: str, queries: Queries, *, now: datetime | None = None) -> ApiAnswer:
@@ -38,7 +38,7 @@ def handle(method: str, path: str, query: str, queries: Queries, *, now: datetim
     if method not in ("GET", "HEAD"):
         return failure(405, f"{method} is not possible here; use GET", headers={"allow": "GET, HEAD"})
     try:
-        asked = _Asked(queries, now or datetime.now(timezone.utc), _fields(query))
+        asked = _Asked(read_fields(query), queries, now or datetime.now(timezone.utc))
         answer = _route(path, asked)
     except BadQuestion as problem:
         return failure(400, str(problem), field=problem.field)
@@ -46,10 +46,9 @@ def handle(method: str, path: str, query: str, queries: Queries, *, now: datetim
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(Query):
     queries: Queries
     now: datetime
-    fields: Mapping[str, str]
 
     def span(self) -> Span:
         """The time span of the request, and the columns its other fields fix."""
@@ -59,7 +58,7 @@ class _Asked:
             for name in ("since", "until")
         }
         where: dict[str, str] = {}
-        for pair in filter(None, self.fields.get("where", "").split(_SEPARATOR)):
+        for pair in filter(None, self.fields.get("where", "").split(SEPARATOR)):
             name, equals, value = pair.partition("=")
             if not equals:
                 raise BadQuestion("where", f"where {pair!r} has no '='; write where=team=search&where=user=ann")
@@ -69,34 +68,6 @@ class _Asked:
     def tz(self) -> str:
         return self.fields.get("tz", "UTC")
 
-    def number(self, name: str, *, default: int, least: int, most: int) -> int:
-        text = self.fields.get(name)
-        if text is None:
-            return default
-        if not (text.isascii() and text.isdigit() and len(text) <= 18 and least <= int(text) <= most):
-            raise BadQuestion(name, f"{name} {text!r} is not a whole number from {least} to {most}")
-        return int(text)
-
-    def only(self, *allowed: str) -> None:
-        for name in self.fields:
-            if name not in allowed:
-                raise BadQuestion(name, f"{name!r} is not known here; choose from {', '.join(allowed) or 'no fields'}")
-
-
-def _fields(query: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_QUERY_FIELDS_MAX, errors="strict")
-    except ValueError as problem:
-        raise BadQuestion("query", f"the query string cannot be read: {problem}") from problem
-    fields: dict[str, str] = {}
-    for name, value in pairs:
-        if _SEPARATOR in value:
-            raise BadQuestion(name, f"{name} holds a NUL character; leave it out")
-        if name in fields and name != "where":
-            raise BadQuestion(name, f"{name} is given twice; give it once")
-        fields[name] = f"{fields[name]}{_SEPARATOR}{value}" if name in fields else value
-    return fields
-
 
 def _route(path: str, asked: _Asked) -> ApiAnswer:
     rest = path.removeprefix(_PREFIX)
@@ -105,7 +76,7 @@ def _route(path: str, asked: _Asked) -> ApiAnswer:
             return answer(asked)
         if rest.startswith("/tasks/"):
             return _task(asked, rest.removeprefix("/tasks/"))
-    known = ", ".join(_PREFIX + name for name in (*_ROUTES, "/tasks/{id}"))
+    known = ", ".join(_PREFIX + name for name in (*_ROUTES, "/tasks/{id}", *BUDGET_PATHS))
     return failure(404, f"nothing is at {path}; choose from {known}")
 
 

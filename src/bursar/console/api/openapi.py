@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from bursar.core.budget_fields import FIELDS as BUDGET_FIELDS
 from bursar.views.feed import FEED_MAX
 from bursar.views.overview import PERIODS
 
 __all__ = ["LIMITS", "OPENAPI"]
 
-LIMITS: Final = {"spend": (1_000, 10_000), "tasks": (200, 10_000), "feed": (50, FEED_MAX)}
-"""Rows of an answer: what is given unasked, and the most."""
+LIMITS: Final = {
+    "spend": (1_000, 10_000),
+    "tasks": (200, 10_000),
+    "feed": (50, FEED_MAX),
+    "budgets": (20, 1_000),
+    "budget": (1_000, 1_000),
+    "task-budgets": (200, 1_000),
+}
+"""Rows of an answer (of budgets: values of ``each`` in one window): what is given unasked, and the most."""
 
 Schema = dict[str, Any]
 
@@ -28,6 +36,10 @@ _COST: Final[Schema] = {
     "description": "Exact decimal USD of the priced part; null when nothing is priced.",
 }
 _SHARE: Final[Schema] = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
+_AMOUNT: Final[Schema] = {
+    "type": ["string", "integer"],
+    "description": "Exact decimal USD as text, or a whole number of tokens or calls.",
+}
 
 _FIGURES: Final[dict[str, Schema]] = {
     "calls": _COUNT,
@@ -43,6 +55,12 @@ _TASK: Final[dict[str, Schema]] = {
     **dict.fromkeys(("task", "parent_task", "agent", "user", "session", "status"), _TEXT),
     "first_at": _TIME,
     "last_at": _TIME,
+}
+_STANDING: Final[dict[str, Schema]] = {
+    "unit": {"enum": ["usd", "tokens", "calls"]},
+    **dict.fromkeys(("limit", "spent", "held", "left"), _AMOUNT),
+    "used_share": {**_NUMBER_OR_NULL, "description": "What is spent and held of the limit; null when that is nothing."},
+    "unpriced_attempts": {**_COUNT, "description": "Attempts whose cost is not known; not in what is spent as zero."},
 }
 _STEP: Final[dict[str, Schema]] = {
     "sequence": _COUNT,
@@ -81,6 +99,35 @@ _GROUPED: Final = _object(
     _FIGURES, additionalProperties={"type": "string", "description": "The columns it is grouped by."}
 )
 _FULL: Final[dict[str, Schema]] = {**_FIGURES, "estimated_calls": _COUNT}
+
+_BUDGET: Final[dict[str, Schema]] = {
+    "name": _TEXT,
+    "source": {"enum": ["file", "set"], "description": "file: of bursar.yaml, and changed there."},
+    "changed_at": _TIME_OR_NULL,
+    "unit": _STANDING["unit"],
+    "limits": _list(_object({"window": _TEXT, "limit": _AMOUNT, "now": {**_AMOUNT, "description": "With a raise."}})),
+    "each": {**_TEXT, "description": "The column of which every value has a balance of its own; empty for none."},
+    "match": {"type": "object", "additionalProperties": _list(_TEXT)},
+    "enforced": _FLAG,
+    "raise": {
+        **_object({"by": _AMOUNT, "until": _TIME, "in_force": _FLAG}),
+        "type": ["object", "null"],
+    },
+    "spec": {"type": "object", "description": "As it was written; what PUT takes."},
+    "standings": _list(
+        _object(
+            {
+                "budget": _TEXT,
+                "subject": {**_TEXT, "description": "The value of `each`; empty without it."},
+                "window": _TEXT,
+                **_STANDING,
+                "starts_at": _TIME_OR_NULL,
+                "resets_at": {**_TIME_OR_NULL, "description": "null: rolling, or never."},
+            }
+        )
+    ),
+    "more_standings": _COUNT,
+}
 
 _SCHEMAS: Final[dict[str, Schema]] = {
     "Figures": _object(_FIGURES),
@@ -155,6 +202,51 @@ _SCHEMAS: Final[dict[str, Schema]] = {
             "unpriced_reasons": _list(_object({"reason": _TEXT, "calls": _COUNT})),
         }
     ),
+    "Budget": _object(_BUDGET),
+    "Budgets": _object({"rows": _list(_ref("Budget"))}),
+    "BudgetSpec": {
+        "type": "object",
+        "description": "As under budgets in bursar.yaml.",
+        "properties": {
+            "limit": {"description": 'An amount such as "50", "2M tokens" or "100 calls", or one for each window.'},
+            **{name: {} for name in BUDGET_FIELDS if name != "limit"},
+        },
+        "required": ["limit"],
+        "additionalProperties": False,
+    },
+    "Removed": _object({"removed": _TEXT}),
+    "TaskBudget": _object({"task": _TEXT, "parent_task": _TEXT, **_STANDING, "reserve": _AMOUNT}),
+    "TaskBudgets": _object({"rows": _list(_ref("TaskBudget")), "more_rows": _COUNT}),
+    "TaskLimit": {
+        "type": "object",
+        "properties": {
+            "limit": {"type": ["string", "number", "null"], "description": "USD; null takes the limit away."},
+            "reserve": {"type": ["string", "number", "null"], "description": "USD kept for the task's last call."},
+        },
+        "required": ["limit"],
+        "additionalProperties": False,
+    },
+    "TaskLimited": {
+        "anyOf": [_ref("TaskBudget"), _object({"task": _TEXT, "limit": {"type": "null"}})],
+    },
+    "Approval": _object(
+        {
+            "id": _TEXT,
+            "budget": _TEXT,
+            "who": {"type": "object", "additionalProperties": _TEXT},
+            "state": {"enum": ["pending", "granted", "declined"]},
+            "asked_at": _TIME,
+            "decided_at": _TIME_OR_NULL,
+            "ends_at": _TIME_OR_NULL,
+        }
+    ),
+    "Approvals": _object({"rows": _list(_ref("Approval"))}),
+    "Decision": {
+        "type": "object",
+        "properties": {"decision": {"enum": ["granted", "declined"]}},
+        "required": ["decision"],
+        "additionalProperties": False,
+    },
     "Error": _object({"error": _object({"message": _TEXT, "field": _TEXT_OR_NULL})}),
 }
 
@@ -176,18 +268,68 @@ _SPAN: Final = [
 _TZ: Final = _parameter("tz", "Time zone of days and times (IANA name).", {**_TEXT, "default": "UTC"})
 
 
-def _get(summary: str, answer: str, *parameters: Schema, problems: tuple[str, ...] = ()) -> Schema:
-    def content(name: str) -> Schema:
-        return {"content": {"application/json": {"schema": _ref(name)}}}
+_TOLD: Final = {
+    "400": "The request names something that cannot be asked, or set.",
+    "403": "The change comes from a page of another site.",
+    "404": "There is none of that name.",
+    "409": "Several tasks begin with this id; or the budget is in bursar.yaml and is changed there.",
+    "413": "The body is larger than 64,000 bytes.",
+    "415": "The body is not application/json.",
+}
+_CHANGE_PROBLEMS: Final = ("403", "404", "409", "413", "415")
 
-    told = {
-        "400": "The request names something that cannot be asked.",
-        "404": "No such task.",
-        "409": "Several tasks begin with this id.",
-    }
-    responses = {code: {"description": told[code], **content("Error")} for code in ("400", *problems)}
-    responses["200"] = {"description": summary, **content(answer)}
-    return {"get": {"summary": summary, "parameters": list(parameters), "responses": responses}}
+
+def _content(name: str) -> Schema:
+    return {"content": {"application/json": {"schema": _ref(name)}}}
+
+
+def _operation(
+    summary: str,
+    answer: str,
+    *parameters: Schema,
+    body: str = "",
+    done: tuple[str, ...] = ("200",),
+    problems: tuple[str, ...] = (),
+) -> Schema:
+    responses = {code: {"description": _TOLD[code], **_content("Error")} for code in ("400", *problems)}
+    responses.update({code: {"description": summary, **_content(answer)} for code in done})
+    found: Schema = {"summary": summary, "parameters": list(parameters), "responses": responses}
+    return found | ({"requestBody": {"required": True, **_content(body)}} if body else {})
+
+
+def _get(summary: str, answer: str, *parameters: Schema, problems: tuple[str, ...] = ()) -> Schema:
+    return {"get": _operation(summary, answer, *parameters, problems=problems)}
+
+
+def _change(method: str, summary: str, answer: str, place: Schema, body: str = "") -> Schema:
+    done = ("200", "201") if method == "put" else ("200",)
+    return {method: _operation(summary, answer, place, body=body, done=done, problems=_CHANGE_PROBLEMS)}
+
+
+_BUDGET_NAME: Final = _parameter("name", "The budget's name.", place="path")
+_TASK_NAME: Final = _parameter("task", "The task's id.", place="path")
+_APPROVAL_ID: Final = _parameter("id", "The approval's id, as in the refusal.", place="path")
+_BUDGET_PATHS: Final[dict[str, Schema]] = {
+    "/api/v1/budgets": _get("Every budget in force, and how it stands", "Budgets", _limit("budgets")),
+    "/api/v1/budgets/{name}": {
+        **_get("One budget, and how it stands", "Budget", _BUDGET_NAME, _limit("budget"), problems=("404",)),
+        **_change("put", "Set or replace a budget", "Budget", _BUDGET_NAME, "BudgetSpec"),
+        **_change("delete", "Remove a budget; what was spent stays in the books", "Removed", _BUDGET_NAME),
+    },
+    "/api/v1/task-budgets": _get(
+        "Tasks with a limit of their own, the latest opened first", "TaskBudgets", _limit("task-budgets")
+    ),
+    "/api/v1/task-budgets/{task}": {
+        **_get("A task's own limit, and how it stands", "TaskBudget", _TASK_NAME, problems=("404",)),
+        **_change("put", "Set, raise, lower or take away a task's own limit", "TaskLimited", _TASK_NAME, "TaskLimit"),
+    },
+    "/api/v1/approvals": _get(
+        "What waits for a yes, the latest first",
+        "Approvals",
+        _parameter("state", "What to list.", {"enum": ["pending", "all"], "default": "pending"}),
+    ),
+    "/api/v1/approvals/{id}": _change("post", "Say yes or no", "Approval", _APPROVAL_ID, "Decision"),
+}
 
 
 OPENAPI: Final[Schema] = {
@@ -227,6 +369,7 @@ OPENAPI: Final[Schema] = {
             _TZ,
             _parameter("period", "What the tables show.", {"enum": list(PERIODS), "default": "30d"}),
         ),
+        **_BUDGET_PATHS,
     },
     "components": {"schemas": _SCHEMAS},
 }

@@ -17,6 +17,8 @@ _TYPES: Final = {
     "index.html": "text/html; charset=utf-8",
     "app.css": "text/css; charset=utf-8",
     "app.js": "text/javascript; charset=utf-8",
+    "budgets.js": "text/javascript; charset=utf-8",
+    "parts.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 _FILES: Final = {"/": "index.html", **{f"/console/{name}": name for name in _TYPES if name != "index.html"}}

@@ -1,475 +1,348 @@
 // The console's page. It asks the API and shows the answer; it computes no money but for its digits.
-// Names of tasks, models and agents were written by strangers: they reach the page as text nodes alone.
-"use strict";
-(() => {
-  const POLL_MS = 2000;
-  const OVERVIEW_MS = 60000;
-  const FEED_ROWS = 50;
-  const TREE_ROWS = 1000;
-  const NANO = 1000000000n;
-  const tz = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
-  const id = (name) => document.getElementById(name);
+import { showApprovals, showBudgets } from "./budgets.js";
+import {
+  ask, compact, cost, duration, fail, fill, id, live, make, money, nano, percent, plural, POLL_MS, ratio, state, svg, tokens, when,
+} from "./parts.js";
 
-  let lastSequence = null;
-  let overviewAt = 0;
-  let period = "30d";
-  let chosen = false;
-  let polling = false;
-  let days = [];
+const OVERVIEW_MS = 60000;
+const FEED_ROWS = 50;
+const TREE_ROWS = 1000;
+const tz = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 
-  function make(tag, options, ...children) {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(options || {})) {
-      if (name === "class") element.className = value;
-      else if (name === "click") element.addEventListener("click", value);
-      else element.setAttribute(name, value);
+let lastSequence = null;
+let overviewAt = 0;
+let period = "30d";
+let chosen = false;
+let polling = false;
+let days = [];
+
+// --- tables ----------------------------------------------------------------------------------------------
+
+function costCell(row) {
+  const some = row.unpriced_calls > 0 && row.cost_usd !== null;
+  return make(
+    "td",
+    { class: row.cost_usd === null ? "number warn" : "number" },
+    cost(row),
+    some ? make("span", { class: "small warn" }, `+ ${row.unpriced_calls.toLocaleString("en-US")} unpriced`) : "",
+  );
+}
+
+function taskLink(name) {
+  return make("button", { type: "button", class: "link", click: () => openTask(name) }, name);
+}
+
+function showTable(table, by, answer) {
+  const most = answer.rows.reduce((max, row) => Math.max(max, ratio(row.cost_usd, answer.total.cost_usd)), 0);
+  const rows = answer.rows.map((row) => {
+    const name = row[by] === "" ? `no ${by} given` : row[by];
+    const track = make("span", { class: "track", "aria-hidden": "true" });
+    const share = ratio(row.cost_usd, answer.total.cost_usd);
+    if (share > 0) {
+      const bar = make("span");
+      bar.style.width = `${(100 * share) / most}%`;
+      track.append(bar);
     }
-    element.append(...children.filter((child) => child !== null && child !== ""));
-    return element;
-  }
-
-  function svg(tag, attributes, ...children) {
-    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    element.append(...children);
-    return element;
-  }
-
-  // --- figures as text -------------------------------------------------------------------------------------
-
-  function nano(text) {
-    const [whole, fraction = ""] = text.replace("-", "").split(".");
-    const amount = BigInt(whole) * NANO + BigInt(fraction.padEnd(9, "0"));
-    return text.startsWith("-") ? -amount : amount;
-  }
-
-  // The rule of the command line: an amount that is not zero never shows as zero.
-  function money(text) {
-    if (text === null) return "unpriced";
-    const amount = nano(text);
-    const size = amount < 0n ? -amount : amount;
-    const places = size === 0n || size >= NANO ? 2 : Math.min(9, Math.max(4, 11 - String(size).length));
-    const step = 10n ** BigInt(9 - places);
-    const rounded = (2n * size + step) / (2n * step);
-    const unit = 10n ** BigInt(places);
-    const fraction = String(rounded % unit).padStart(places, "0");
-    return `${amount < 0n ? "-" : ""}$${(rounded / unit).toLocaleString("en-US")}.${fraction}`;
-  }
-
-  function cost(row) {
-    return (row.estimated_calls && row.cost_usd !== null ? "~" : "") + money(row.cost_usd);
-  }
-
-  function ratio(part, whole) {
-    return part === null || whole === null || nano(whole) <= 0n ? 0 : Number(nano(part)) / Number(nano(whole));
-  }
-
-  function compact(count) {
-    if (count === null) return "?";
-    if (count < 10000) return count.toLocaleString("en-US");
-    return new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 }).format(count).replace("K", "k");
-  }
-
-  function tokens(row) {
-    if (row.input_tokens === null && row.output_tokens === null) return null;
-    return (row.input_tokens || 0) + (row.output_tokens || 0);
-  }
-
-  function plural(count, noun) {
-    return `${count.toLocaleString("en-US")} ${noun}${count === 1 ? "" : "s"}`;
-  }
-
-  function duration(ms) {
-    if (ms === null) return "";
-    if (ms < 1000) return `${Math.round(ms)} ms`;
-    if (ms < 60000) return `${(ms / 1000).toFixed(1)} s`;
-    const minutes = Math.floor(Math.round(ms / 1000) / 60);
-    if (minutes < 60) return `${minutes}m ${String(Math.round(ms / 1000) % 60).padStart(2, "0")}s`;
-    const hours = Math.floor(minutes / 60);
-    return hours < 24 ? `${hours}h ${minutes % 60}m` : `${Math.floor(hours / 24)}d ${hours % 24}h`;
-  }
-
-  function percent(share, amount) {
-    if (share === null || amount === null) return "";
-    if (nano(amount) === 0n) return "0%";
-    if (share < 0.001) return "<0.1%";
-    return share < 0.01 ? `${(share * 100).toFixed(1)}%` : `${Math.round(share * 100)}%`;
-  }
-
-  // Times as the ledger's days are written: 14:03:59 today, 03-31 14:03 this year, 2025-03-31 before.
-  const date = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short" });
-  const clock = new Intl.DateTimeFormat("sv-SE", { timeStyle: "medium" });
-
-  function when(text) {
-    const at = new Date(text);
-    const [day, today] = [date.format(at), date.format(new Date())];
-    if (day === today) return clock.format(at);
-    return day.slice(0, 4) === today.slice(0, 4) ? `${day.slice(5)} ${clock.format(at).slice(0, 5)}` : day;
-  }
-
-  // --- asking ----------------------------------------------------------------------------------------------
-
-  async function ask(path) {
-    let response;
-    try {
-      response = await fetch(`/api/v1/${path}`, { cache: "no-store", headers: { accept: "application/json" } });
-    } catch (problem) {
-      throw new Error("Bursar cannot be reached. Is it still running?");
-    }
-    let body = null;
-    try {
-      body = await response.json();
-    } catch (problem) {
-      throw new Error(`Bursar answered ${response.status} with something that is not JSON.`);
-    }
-    if (!response.ok) throw new Error(`${(body.error && body.error.message) || `Bursar answered ${response.status}`}.`);
-    return body;
-  }
-
-  function state(name, text) {
-    id("state").dataset.state = name;
-    id("state").textContent = text;
-  }
-
-  function fail(problem) {
-    id("problem").textContent = `${problem.message || problem} Trying again every ${POLL_MS / 1000} seconds.`;
-    id("problem").hidden = false;
-    state("failed", "not up to date");
-  }
-
-  // --- tables ----------------------------------------------------------------------------------------------
-
-  function fill(table, columns, rows, none) {
-    const head = make("tr", {}, ...columns.map(([name, kind]) => make("th", { class: kind, scope: "col" }, name)));
-    const body = rows.length ? rows : [make("tr", {}, make("td", { class: "quiet", colspan: columns.length }, none))];
-    table.replaceChildren(make("thead", {}, head), make("tbody", {}, ...body));
-  }
-
-  function costCell(row) {
-    const some = row.unpriced_calls > 0 && row.cost_usd !== null;
-    return make(
-      "td",
-      { class: row.cost_usd === null ? "number warn" : "number" },
-      cost(row),
-      some ? make("span", { class: "small warn" }, `+ ${row.unpriced_calls.toLocaleString("en-US")} unpriced`) : "",
-    );
-  }
-
-  function taskLink(name) {
-    return make("button", { type: "button", class: "link", click: () => openTask(name) }, name);
-  }
-
-  function showTable(table, by, answer) {
-    const most = answer.rows.reduce((max, row) => Math.max(max, ratio(row.cost_usd, answer.total.cost_usd)), 0);
-    const rows = answer.rows.map((row) => {
-      const name = row[by] === "" ? `no ${by} given` : row[by];
-      const track = make("span", { class: "track", "aria-hidden": "true" });
-      const share = ratio(row.cost_usd, answer.total.cost_usd);
-      if (share > 0) {
-        const bar = make("span");
-        bar.style.width = `${(100 * share) / most}%`;
-        track.append(bar);
-      }
-      const label = by === "task" && row[by] !== "" ? taskLink(name) : make("span", { class: row[by] ? "" : "quiet" }, name);
-      const below = row.sub_tasks ? make("span", { class: "quiet below" }, plural(row.sub_tasks, "sub-task")) : "";
-      return make(
-        "tr",
-        {},
-        make("td", { class: "name" }, label, below, track),
-        make("td", { class: "number" }, compact(row.calls)),
-        make("td", { class: "number optional" }, compact(tokens(row))),
-        costCell(row),
-        make("td", { class: "number quiet" }, percent(share, row.cost_usd)),
-      );
-    });
-    if (answer.more_rows) {
-      const command = by === "task" ? "tasks" : `spend --by ${by}`;
-      const text = `and ${answer.more_rows.toLocaleString("en-US")} more: bursar ${command} --limit 1000`;
-      rows.push(make("tr", {}, make("td", { class: "quiet name", colspan: 5 }, text)));
-    }
-    const title = by[0].toUpperCase() + by.slice(1);
-    const columns = [[title, ""], ["Calls", "number"], ["Tokens", "number optional"], ["Cost", "number"], ["Share", "number"]];
-    fill(table, columns, rows, "No calls in this time.");
-  }
-
-  // --- the parts of the page -------------------------------------------------------------------------------
-
-  function showFigures(figures) {
-    const names = [["today", "Today"], ["7d", "Last 7 days"], ["30d", "Last 30 days"]];
-    id("figures").replaceChildren(
-      ...names.map(([name, label]) => {
-        const row = figures[name];
-        const notes = [];
-        if (row.unpriced_calls) notes.push(`${plural(row.unpriced_calls, "call")} unpriced and not in the amount`);
-        if (row.estimated_calls) notes.push(`~ ${plural(row.estimated_calls, "call")} estimated`);
-        return make(
-          "div",
-          { class: "panel figure", "data-figure": name },
-          make("h3", {}, label),
-          make("p", { class: "amount" }, cost(row)),
-          make("p", { class: "quiet facts" }, `${plural(row.calls, "call")}, ${compact(tokens(row))} tokens`),
-          ...notes.map((note) => make("p", { class: "warn" }, note)),
-        );
-      }),
-    );
-  }
-
-  // A round number at or above the value, and how many digits its thirds need.
-  function ceiling(value) {
-    const power = 10 ** Math.floor(Math.log10(value));
-    return [1, 2, 4, 5, 8, 10].map((step) => step * power).find((step) => step >= value) || value;
-  }
-
-  function axis(value) {
-    if (value === 0) return "$0";
-    if (value >= 1000) return `$${compact(Math.round(value))}`;
-    return `$${Number(value.toPrecision(2)).toLocaleString("en-US", { maximumSignificantDigits: 2 })}`;
-  }
-
-  function showChart() {
-    const width = Math.max(280, id("chart").clientWidth);
-    const height = 180;
-    const [left, right, top, bottom] = [52, 4, 10, 22];
-    const values = days.map((day) => (day.cost_usd === null ? 0 : Number(nano(day.cost_usd)) / 1e9));
-    const most = Math.max(...values, 0);
-    const scale = most > 0 ? ceiling(most) : 1;
-    const step = (width - left - right) / Math.max(1, days.length);
-    const y = (value) => top + (height - top - bottom) * (1 - value / scale);
-    const drawing = svg("svg", {
-      viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": "chart-title chart-desc",
-    });
-    const dearest = values.indexOf(most);
-    drawing.append(svg("title", { id: "chart-title" }, "Spend per day"));
-    drawing.append(svg("desc", { id: "chart-desc" }, most > 0
-      ? `${days.length} days to ${days[days.length - 1].day}. The dearest was ${days[dearest].day} with ${money(days[dearest].cost_usd)}.`
-      : `No known spend in the ${days.length} days to ${days[days.length - 1].day}.`));
-    for (const part of most > 0 ? [0, 0.5, 1] : [0]) {
-      const at = y(scale * part);
-      drawing.append(svg("line", { x1: left, x2: width - right, y1: at, y2: at }));
-      drawing.append(svg("text", { x: left - 7, y: at + 4, "text-anchor": "end" }, axis(scale * part)));
-    }
-    const every = Math.ceil(days.length / Math.max(2, Math.floor((width - left) / 64)));
-    days.forEach((day, index) => {
-      const x = left + index * step;
-      const known = day.unpriced_calls ? `, ${plural(day.unpriced_calls, "call")} unpriced` : "";
-      const group = svg("g", { class: "day" });
-      group.append(svg("title", {}, `${day.day}: ${cost(day)}, ${plural(day.calls, "call")}${known}`));
-      group.append(svg("rect", { class: "ground", x, y: top, width: step, height: height - top - bottom }));
-      const gap = Math.min(4, step * 0.15);
-      if (values[index] > 0) {
-        const tall = Math.max(1.5, y(0) - y(values[index]));
-        group.append(svg("rect", { x: x + gap, y: y(0) - tall, width: step - 2 * gap, height: tall, rx: 1.5 }));
-      }
-      if (day.unpriced_calls) {
-        const mark = { class: "unknown", x: x + step / 2, y: y(values[index]) - 3, "text-anchor": "middle" };
-        group.append(svg("text", mark, "?"));
-      }
-      if ((days.length - 1 - index) % every === 0) {
-        const last = index === days.length - 1;
-        const label = { x: last ? width - right : x + step / 2, y: height - 6, "text-anchor": last ? "end" : "middle" };
-        group.append(svg("text", label, day.day.slice(5)));
-      }
-      drawing.append(group);
-    });
-    id("chart").replaceChildren(drawing);
-    id("chart-legend").hidden = !days.some((day) => day.unpriced_calls);
-  }
-
-  function showDays() {
-    const rows = [...days].reverse().map((day) =>
-      make(
-        "tr",
-        {},
-        make("td", {}, day.day),
-        make("td", { class: "number" }, compact(day.calls)),
-        make("td", { class: "number" }, compact(tokens(day))),
-        costCell(day),
-      ),
-    );
-    fill(id("days"), [["Day", ""], ["Calls", "number"], ["Tokens", "number"], ["Cost", "number"]], rows, "");
-  }
-
-  function showUnpriced(answer) {
-    const total = answer.tables.model.total;
-    id("unpriced").hidden = !total.unpriced_calls;
-    const items = answer.unpriced_reasons.map((row) =>
-      make("li", {}, `${row.calls.toLocaleString("en-US")} \u00d7 ${row.reason || "no reason was kept"}`),
-    );
-    id("unpriced").replaceChildren(
-      make("strong", {}, `${plural(total.unpriced_calls, "call")} in this time unpriced.`),
-      " The cost is not known and is missing from the amounts. Newer prices: ",
-      make("code", {}, "bursar prices refresh"),
-      "; your own: ",
-      make("code", {}, "prices:"),
-      " in ",
-      make("code", {}, "bursar.yaml"),
-      make("ul", {}, ...items),
-    );
-  }
-
-  async function showOverview() {
-    overviewAt = Date.now();
-    const answer = await ask(`overview?tz=${encodeURIComponent(tz)}&period=${period}`);
-    const empty = answer.first_at === null;
-    id("empty").hidden = !empty;
-    id("content").hidden = empty;
-    if (empty) return;
-    const quiet = answer.figures["30d"].calls === 0;
-    if (quiet && !chosen && period !== "all") {
-      period = "all"; // everything is old, as after an import: the tables show it rather than nothing
-      return showOverview();
-    }
-    days = answer.days;
-    id("days-note").textContent = quiet
-      ? `no calls since ${days[days.length - 1].day}: the 30 days to then, in ${tz}`
-      : `days in ${tz}`;
-    for (const button of id("periods").children) {
-      button.setAttribute("aria-pressed", String(button.dataset.period === answer.period));
-    }
-    showFigures(answer.figures);
-    showChart();
-    showDays();
-    for (const table of document.querySelectorAll("table[data-by]")) {
-      showTable(table, table.dataset.by, answer.tables[table.dataset.by]);
-    }
-    showUnpriced(answer);
-  }
-
-  function feedRow(row, isNew) {
-    const failed = row.status !== "ok";
-    const result = failed ? [row.status, row.http_status, row.error].filter(Boolean).join(" ") : "";
+    const label = by === "task" && row[by] !== "" ? taskLink(name) : make("span", { class: row[by] ? "" : "quiet" }, name);
+    const below = row.sub_tasks ? make("span", { class: "quiet below" }, plural(row.sub_tasks, "sub-task")) : "";
     return make(
       "tr",
-      { class: isNew ? "new" : "" },
-      make("td", { class: "quiet", title: row.started_at }, when(row.started_at)),
-      make("td", { class: "wide" }, row.model || row.model_asked || row.operation,
-        failed ? make("span", { class: "small bad" }, result) : "",
-        row.cost_usd === null ? make("span", { class: "small warn" }, row.unpriced_reason || "") : ""),
-      make("td", { class: "wide optional" }, row.agent),
-      make("td", { class: "wide optional" }, row.task ? taskLink(row.task) : ""),
+      {},
+      make("td", { class: "name" }, label, below, track),
+      make("td", { class: "number" }, compact(row.calls)),
+      make("td", { class: "number optional" }, compact(tokens(row))),
+      costCell(row),
+      make("td", { class: "number quiet" }, percent(share, row.cost_usd)),
+    );
+  });
+  if (answer.more_rows) {
+    const command = by === "task" ? "tasks" : `spend --by ${by}`;
+    const text = `and ${answer.more_rows.toLocaleString("en-US")} more: bursar ${command} --limit 1000`;
+    rows.push(make("tr", {}, make("td", { class: "quiet name", colspan: 5 }, text)));
+  }
+  const title = by[0].toUpperCase() + by.slice(1);
+  const columns = [[title, ""], ["Calls", "number"], ["Tokens", "number optional"], ["Cost", "number"], ["Share", "number"]];
+  fill(table, columns, rows, "No calls in this time.");
+}
+
+// --- the parts of the page -------------------------------------------------------------------------------
+
+function showFigures(figures) {
+  const names = [["today", "Today"], ["7d", "Last 7 days"], ["30d", "Last 30 days"]];
+  id("figures").replaceChildren(
+    ...names.map(([name, label]) => {
+      const row = figures[name];
+      const notes = [];
+      if (row.unpriced_calls) notes.push(`${plural(row.unpriced_calls, "call")} unpriced and not in the amount`);
+      if (row.estimated_calls) notes.push(`~ ${plural(row.estimated_calls, "call")} estimated`);
+      return make(
+        "div",
+        { class: "panel figure", "data-figure": name },
+        make("h3", {}, label),
+        make("p", { class: "amount" }, cost(row)),
+        make("p", { class: "quiet facts" }, `${plural(row.calls, "call")}, ${compact(tokens(row))} tokens`),
+        ...notes.map((note) => make("p", { class: "warn" }, note)),
+      );
+    }),
+  );
+}
+
+// A round number at or above the value, and how many digits its thirds need.
+function ceiling(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 4, 5, 8, 10].map((step) => step * power).find((step) => step >= value) || value;
+}
+
+function axis(value) {
+  if (value === 0) return "$0";
+  if (value >= 1000) return `$${compact(Math.round(value))}`;
+  return `$${Number(value.toPrecision(2)).toLocaleString("en-US", { maximumSignificantDigits: 2 })}`;
+}
+
+function showChart() {
+  const width = Math.max(280, id("chart").clientWidth);
+  const height = 180;
+  const [left, right, top, bottom] = [52, 4, 10, 22];
+  const values = days.map((day) => (day.cost_usd === null ? 0 : Number(nano(day.cost_usd)) / 1e9));
+  const most = Math.max(...values, 0);
+  const scale = most > 0 ? ceiling(most) : 1;
+  const step = (width - left - right) / Math.max(1, days.length);
+  const y = (value) => top + (height - top - bottom) * (1 - value / scale);
+  const drawing = svg("svg", {
+    viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": "chart-title chart-desc",
+  });
+  const dearest = values.indexOf(most);
+  drawing.append(svg("title", { id: "chart-title" }, "Spend per day"));
+  drawing.append(svg("desc", { id: "chart-desc" }, most > 0
+    ? `${days.length} days to ${days[days.length - 1].day}. The dearest was ${days[dearest].day} with ${money(days[dearest].cost_usd)}.`
+    : `No known spend in the ${days.length} days to ${days[days.length - 1].day}.`));
+  for (const part of most > 0 ? [0, 0.5, 1] : [0]) {
+    const at = y(scale * part);
+    drawing.append(svg("line", { x1: left, x2: width - right, y1: at, y2: at }));
+    drawing.append(svg("text", { x: left - 7, y: at + 4, "text-anchor": "end" }, axis(scale * part)));
+  }
+  const every = Math.ceil(days.length / Math.max(2, Math.floor((width - left) / 64)));
+  days.forEach((day, index) => {
+    const x = left + index * step;
+    const known = day.unpriced_calls ? `, ${plural(day.unpriced_calls, "call")} unpriced` : "";
+    const group = svg("g", { class: "day" });
+    group.append(svg("title", {}, `${day.day}: ${cost(day)}, ${plural(day.calls, "call")}${known}`));
+    group.append(svg("rect", { class: "ground", x, y: top, width: step, height: height - top - bottom }));
+    const gap = Math.min(4, step * 0.15);
+    if (values[index] > 0) {
+      const tall = Math.max(1.5, y(0) - y(values[index]));
+      group.append(svg("rect", { x: x + gap, y: y(0) - tall, width: step - 2 * gap, height: tall, rx: 1.5 }));
+    }
+    if (day.unpriced_calls) {
+      const mark = { class: "unknown", x: x + step / 2, y: y(values[index]) - 3, "text-anchor": "middle" };
+      group.append(svg("text", mark, "?"));
+    }
+    if ((days.length - 1 - index) % every === 0) {
+      const last = index === days.length - 1;
+      const label = { x: last ? width - right : x + step / 2, y: height - 6, "text-anchor": last ? "end" : "middle" };
+      group.append(svg("text", label, day.day.slice(5)));
+    }
+    drawing.append(group);
+  });
+  id("chart").replaceChildren(drawing);
+  id("chart-legend").hidden = !days.some((day) => day.unpriced_calls);
+}
+
+function showDays() {
+  const rows = [...days].reverse().map((day) =>
+    make(
+      "tr",
+      {},
+      make("td", {}, day.day),
+      make("td", { class: "number" }, compact(day.calls)),
+      make("td", { class: "number" }, compact(tokens(day))),
+      costCell(day),
+    ),
+  );
+  fill(id("days"), [["Day", ""], ["Calls", "number"], ["Tokens", "number"], ["Cost", "number"]], rows, "");
+}
+
+function showUnpriced(answer) {
+  const total = answer.tables.model.total;
+  id("unpriced").hidden = !total.unpriced_calls;
+  const items = answer.unpriced_reasons.map((row) =>
+    make("li", {}, `${row.calls.toLocaleString("en-US")} \u00d7 ${row.reason || "no reason was kept"}`),
+  );
+  id("unpriced").replaceChildren(
+    make("strong", {}, `${plural(total.unpriced_calls, "call")} in this time unpriced.`),
+    " The cost is not known and is missing from the amounts. Newer prices: ",
+    make("code", {}, "bursar prices refresh"),
+    "; your own: ",
+    make("code", {}, "prices:"),
+    " in ",
+    make("code", {}, "bursar.yaml"),
+    make("ul", {}, ...items),
+  );
+}
+
+async function showOverview() {
+  overviewAt = Date.now();
+  const answer = await ask(`overview?tz=${encodeURIComponent(tz)}&period=${period}`);
+  const empty = answer.first_at === null;
+  id("empty").hidden = !empty;
+  id("content").hidden = empty;
+  id("figures").hidden = empty;
+  if (empty) return;
+  const quiet = answer.figures["30d"].calls === 0;
+  if (quiet && !chosen && period !== "all") {
+    period = "all"; // everything is old, as after an import: the tables show it rather than nothing
+    return showOverview();
+  }
+  days = answer.days;
+  id("days-note").textContent = quiet
+    ? `no calls since ${days[days.length - 1].day}: the 30 days to then, in ${tz}`
+    : `days in ${tz}`;
+  for (const button of id("periods").children) {
+    button.setAttribute("aria-pressed", String(button.dataset.period === answer.period));
+  }
+  showFigures(answer.figures);
+  showChart();
+  showDays();
+  for (const table of document.querySelectorAll("table[data-by]")) {
+    showTable(table, table.dataset.by, answer.tables[table.dataset.by]);
+  }
+  showUnpriced(answer);
+}
+
+function feedRow(row, isNew) {
+  const failed = row.status !== "ok";
+  const result = failed ? [row.status, row.http_status, row.error].filter(Boolean).join(" ") : "";
+  return make(
+    "tr",
+    { class: isNew ? "new" : "" },
+    make("td", { class: "quiet", title: row.started_at }, when(row.started_at)),
+    make("td", { class: "wide" }, row.model || row.model_asked || row.operation,
+      failed ? make("span", { class: "small bad" }, result) : "",
+      row.cost_usd === null ? make("span", { class: "small warn" }, row.unpriced_reason || "") : ""),
+    make("td", { class: "wide optional" }, row.agent),
+    make("td", { class: "wide optional" }, row.task ? taskLink(row.task) : ""),
+    make("td", { class: "number optional" }, compact(row.input_tokens)),
+    make("td", { class: "number optional" }, compact(row.output_tokens)),
+    make("td", { class: "number optional" }, duration(row.latency_ms)),
+    make("td", { class: row.cost_usd === null ? "number warn" : "number" },
+      (row.estimated && row.cost_usd !== null ? "~" : "") + money(row.cost_usd)),
+  );
+}
+
+async function showFeed() {
+  const first = lastSequence === null;
+  const answer = await ask(`feed?limit=${FEED_ROWS}${first || lastSequence < 0 ? "" : `&after=${lastSequence}`}`);
+  const news = answer.rows.filter((row) => first || row.sequence > lastSequence);
+  lastSequence = answer.last_sequence;
+  const body = id("feed").tBodies[0];
+  if (first || !body) {
+    const columns = [["Time", ""], ["Model", ""], ["Agent", "optional"], ["Task", "optional"], ["Input", "number optional"],
+      ["Output", "number optional"], ["Took", "number optional"], ["Cost", "number"]];
+    fill(id("feed"), columns, news.map((row) => feedRow(row, false)), "No calls yet.");
+  } else if (news.length) {
+    if (body.querySelector("td[colspan]")) body.replaceChildren();
+    body.prepend(...news.map((row) => feedRow(row, true)));
+    while (body.rows.length > FEED_ROWS) body.lastElementChild.remove();
+  }
+  return news.length > 0;
+}
+
+// --- one task --------------------------------------------------------------------------------------------
+
+function stepRows(node, depth, rows) {
+  const items = [
+    ...node.steps.map((step) => ({ at: step.offset_ms, order: 0, step })),
+    ...node.children.map((child) => ({ at: child.offset_ms, order: 1, child })),
+  ].sort((one, other) => one.at - other.at || one.order - other.order);
+  for (const { step, child } of items) {
+    const row = step || { ...child.total, offset_ms: child.offset_ms, share: child.share };
+    const name = step ? step.operation : child.task;
+    const detail = step
+      ? [step.model, ...(step.tools.length ? [`tools: ${step.tools.join(", ")}`] : [])].join("; ")
+      : [child.agent, plural(child.total.calls, "call"), child.all_errors ? plural(child.all_errors, "error") : ""]
+        .filter(Boolean).join(", ");
+    const cell = make("td", { class: "name" }, name, make("span", { class: "small" }, detail),
+      step && step.status !== "ok" ? make("span", { class: "small bad" }, `${step.status} ${step.error}`) : "",
+      step && step.cost_usd === null ? make("span", { class: "small warn" }, step.unpriced_reason || "") : "");
+    cell.style.paddingLeft = `${Math.min(depth, 12) * 18}px`;
+    const flags = step ? { ...step, estimated_calls: step.estimated ? 1 : 0, unpriced_calls: 0 } : child.total;
+    rows.push(make(
+      "tr",
+      { class: step ? "" : "node" },
+      cell,
+      make("td", { class: "number quiet optional" }, `+${duration(row.offset_ms)}`),
       make("td", { class: "number optional" }, compact(row.input_tokens)),
       make("td", { class: "number optional" }, compact(row.output_tokens)),
-      make("td", { class: "number optional" }, duration(row.latency_ms)),
-      make("td", { class: row.cost_usd === null ? "number warn" : "number" },
-        (row.estimated && row.cost_usd !== null ? "~" : "") + money(row.cost_usd)),
-    );
+      make("td", { class: "number optional" }, step ? duration(step.latency_ms) : ""),
+      costCell(flags),
+      make("td", { class: "number quiet" }, percent(row.share, row.cost_usd)),
+    ));
+    if (child) stepRows(child, depth + 1, rows);
   }
+}
 
-  async function showFeed() {
-    const first = lastSequence === null;
-    const answer = await ask(`feed?limit=${FEED_ROWS}${first || lastSequence < 0 ? "" : `&after=${lastSequence}`}`);
-    const news = answer.rows.filter((row) => first || row.sequence > lastSequence);
-    lastSequence = answer.last_sequence;
-    const body = id("feed").tBodies[0];
-    if (first || !body) {
-      const columns = [["Time", ""], ["Model", ""], ["Agent", "optional"], ["Task", "optional"], ["Input", "number optional"],
-        ["Output", "number optional"], ["Took", "number optional"], ["Cost", "number"]];
-      fill(id("feed"), columns, news.map((row) => feedRow(row, false)), "No calls yet.");
-    } else if (news.length) {
-      if (body.querySelector("td[colspan]")) body.replaceChildren();
-      body.prepend(...news.map((row) => feedRow(row, true)));
-      while (body.rows.length > FEED_ROWS) body.lastElementChild.remove();
-    }
-    return news.length > 0;
+async function openTask(name) {
+  const dialog = id("task");
+  id("task-title").textContent = name;
+  id("task-facts").textContent = "asking \u2026";
+  id("task-notes").replaceChildren();
+  id("task-steps").replaceChildren();
+  if (!dialog.open) dialog.showModal();
+  try {
+    const tree = await ask(`tasks/${encodeURIComponent(name)}`);
+    const facts = [
+      cost(tree.total) + (tree.tasks > 1 ? ` with ${plural(tree.tasks - 1, "sub-task")}, ${cost(tree.own)} itself` : ""),
+      plural(tree.total.calls, "call"), `${compact(tokens(tree.total))} tokens`, `from ${when(tree.first_at)}`,
+      tree.agent && `agent ${tree.agent}`, tree.user && `user ${tree.user}`, tree.session && `session ${tree.session}`,
+      tree.parent_task && `part of ${tree.parent_task}`, tree.all_errors && plural(tree.all_errors, "error"),
+    ];
+    id("task-title").textContent = tree.task;
+    id("task-facts").textContent = facts.filter(Boolean).join("; ");
+    const rows = [];
+    stepRows(tree, 0, rows);
+    const left = Math.max(0, rows.length - TREE_ROWS) + tree.steps_left_out;
+    const notes = tree.circles.map((circle) => `A circle of parents was cut: ${circle}.`);
+    if (tree.total.unpriced_calls) notes.push(`${plural(tree.total.unpriced_calls, "call")} unpriced and not in the amount.`);
+    if (tree.total.estimated_calls) notes.push(`~ ${plural(tree.total.estimated_calls, "call")} estimated.`);
+    if (left) notes.push(`${plural(left, "more line")} not shown but in the sums.`);
+    id("task-notes").replaceChildren(...notes.map((note) => make("p", { class: "warn" }, note)));
+    const columns = [["Step", ""], ["Start", "number optional"], ["Input", "number optional"], ["Output", "number optional"],
+      ["Took", "number optional"], ["Cost", "number"], ["Share", "number"]];
+    fill(id("task-steps"), columns, rows.slice(0, TREE_ROWS), "No steps.");
+  } catch (problem) {
+    id("task-facts").textContent = problem.message;
   }
+}
 
-  // --- one task --------------------------------------------------------------------------------------------
+// --- staying up to date ----------------------------------------------------------------------------------
 
-  function stepRows(node, depth, rows) {
-    const items = [
-      ...node.steps.map((step) => ({ at: step.offset_ms, order: 0, step })),
-      ...node.children.map((child) => ({ at: child.offset_ms, order: 1, child })),
-    ].sort((one, other) => one.at - other.at || one.order - other.order);
-    for (const { step, child } of items) {
-      const row = step || { ...child.total, offset_ms: child.offset_ms, share: child.share };
-      const name = step ? step.operation : child.task;
-      const detail = step
-        ? [step.model, ...(step.tools.length ? [`tools: ${step.tools.join(", ")}`] : [])].join("; ")
-        : [child.agent, plural(child.total.calls, "call"), child.all_errors ? plural(child.all_errors, "error") : ""]
-          .filter(Boolean).join(", ");
-      const cell = make("td", { class: "name" }, name, make("span", { class: "small" }, detail),
-        step && step.status !== "ok" ? make("span", { class: "small bad" }, `${step.status} ${step.error}`) : "",
-        step && step.cost_usd === null ? make("span", { class: "small warn" }, step.unpriced_reason || "") : "");
-      cell.style.paddingLeft = `${Math.min(depth, 12) * 18}px`;
-      const flags = step ? { ...step, estimated_calls: step.estimated ? 1 : 0, unpriced_calls: 0 } : child.total;
-      rows.push(make(
-        "tr",
-        { class: step ? "" : "node" },
-        cell,
-        make("td", { class: "number quiet optional" }, `+${duration(row.offset_ms)}`),
-        make("td", { class: "number optional" }, compact(row.input_tokens)),
-        make("td", { class: "number optional" }, compact(row.output_tokens)),
-        make("td", { class: "number optional" }, step ? duration(step.latency_ms) : ""),
-        costCell(flags),
-        make("td", { class: "number quiet" }, percent(row.share, row.cost_usd)),
-      ));
-      if (child) stepRows(child, depth + 1, rows);
-    }
+async function poll() {
+  if (polling || document.hidden) return;
+  polling = true;
+  try {
+    const [news] = await Promise.all([showFeed(), showBudgets(taskLink), showApprovals()]);
+    if (overviewAt === 0 || news || Date.now() - overviewAt > OVERVIEW_MS) await showOverview();
+    id("problem").hidden = true;
+    live();
+  } catch (problem) {
+    overviewAt = 0;
+    fail(problem);
+  } finally {
+    polling = false;
   }
+}
 
-  async function openTask(name) {
-    const dialog = id("task");
-    id("task-title").textContent = name;
-    id("task-facts").textContent = "asking \u2026";
-    id("task-notes").replaceChildren();
-    id("task-steps").replaceChildren();
-    if (!dialog.open) dialog.showModal();
-    try {
-      const tree = await ask(`tasks/${encodeURIComponent(name)}`);
-      const facts = [
-        cost(tree.total) + (tree.tasks > 1 ? ` with ${plural(tree.tasks - 1, "sub-task")}, ${cost(tree.own)} itself` : ""),
-        plural(tree.total.calls, "call"), `${compact(tokens(tree.total))} tokens`, `from ${when(tree.first_at)}`,
-        tree.agent && `agent ${tree.agent}`, tree.user && `user ${tree.user}`, tree.session && `session ${tree.session}`,
-        tree.parent_task && `part of ${tree.parent_task}`, tree.all_errors && plural(tree.all_errors, "error"),
-      ];
-      id("task-title").textContent = tree.task;
-      id("task-facts").textContent = facts.filter(Boolean).join("; ");
-      const rows = [];
-      stepRows(tree, 0, rows);
-      const left = Math.max(0, rows.length - TREE_ROWS) + tree.steps_left_out;
-      const notes = tree.circles.map((circle) => `A circle of parents was cut: ${circle}.`);
-      if (tree.total.unpriced_calls) notes.push(`${plural(tree.total.unpriced_calls, "call")} unpriced and not in the amount.`);
-      if (tree.total.estimated_calls) notes.push(`~ ${plural(tree.total.estimated_calls, "call")} estimated.`);
-      if (left) notes.push(`${plural(left, "more line")} not shown but in the sums.`);
-      id("task-notes").replaceChildren(...notes.map((note) => make("p", { class: "warn" }, note)));
-      const columns = [["Step", ""], ["Start", "number optional"], ["Input", "number optional"], ["Output", "number optional"],
-        ["Took", "number optional"], ["Cost", "number"], ["Share", "number"]];
-      fill(id("task-steps"), columns, rows.slice(0, TREE_ROWS), "No steps.");
-    } catch (problem) {
-      id("task-facts").textContent = problem.message;
-    }
-  }
-
-  // --- staying up to date ----------------------------------------------------------------------------------
-
-  async function poll() {
-    if (polling || document.hidden) return;
-    polling = true;
-    try {
-      const news = await showFeed();
-      if (overviewAt === 0 || news || Date.now() - overviewAt > OVERVIEW_MS) await showOverview();
-      id("problem").hidden = true;
-      state("live", "live");
-    } catch (problem) {
-      overviewAt = 0;
-      fail(problem);
-    } finally {
-      polling = false;
-    }
-  }
-
-  document.addEventListener("visibilitychange", () => (document.hidden ? state("paused", "paused") : poll()));
-  window.addEventListener("error", (event) => fail(new Error(`This page has a fault: ${event.message}`)));
-  window.addEventListener("unhandledrejection", (event) => fail(event.reason));
-  id("periods").addEventListener("click", (event) => {
-    if (!event.target.dataset.period) return;
-    period = event.target.dataset.period;
-    chosen = true;
-    showOverview().catch(fail);
-  });
-  id("task-close").addEventListener("click", () => id("task").close());
-  new ResizeObserver(() => days.length && showChart()).observe(id("chart"));
-  id("export").textContent = `export OPENAI_BASE_URL=${location.origin}/v1`;
-  setInterval(poll, POLL_MS);
-  poll();
-})();
+document.addEventListener("visibilitychange", () => (document.hidden ? state("paused", "paused") : poll()));
+window.addEventListener("error", (event) => fail(new Error(`This page has a fault: ${event.message}`)));
+window.addEventListener("unhandledrejection", (event) => fail(event.reason));
+id("periods").addEventListener("click", (event) => {
+  if (!event.target.dataset.period) return;
+  period = event.target.dataset.period;
+  chosen = true;
+  showOverview().catch(fail);
+});
+id("task-close").addEventListener("click", () => id("task").close());
+new ResizeObserver(() => days.length && showChart()).observe(id("chart"));
+id("export").textContent = `export OPENAI_BASE_URL=${location.origin}/v1`;
+setInterval(poll, POLL_MS);
+poll();

@@ -1,7 +1,8 @@
 """The gateway: one request in, one call through the engine, one answer out.
 
 Rule 1: a door translates. What happens to a call is decided in ``core``, in which order in ``engine``.
-Rule 2: same-dialect calls pass byte for byte; only the model, the key and ``stream_options.include_usage`` may change.
+Rule 2: same-dialect calls pass byte for byte; only the model, the key, ``stream_options.include_usage`` and what a budget
+        lowers may change.
 Rule 3: an answer is sent when its call is settled: what a client has seen is in the books. A stream is settled at its end.
 Rule 4: errors of ours speak the client's dialect and carry a ``bursar`` object; secrets are in none of them.
 Rule 5: every loop and buffer has a limit.
@@ -12,33 +13,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
-from functools import lru_cache
 from typing import Final, NamedTuple
 
-import msgspec
-
+from bursar.core.admission import Claim
 from bursar.core.call import Arrived, Refused, Reply, Settled
 from bursar.core.errors import BooksError
 from bursar.core.ledger import Opening
 from bursar.core.money import decimal_text
 from bursar.core.policy import estimate
 from bursar.core.prices import MODEL_LENGTH_MAX, Charge, charge
+from bursar.core.refusals import refusal_details, refusal_text
 from bursar.core.scopes import NOBODY, Scope
+from bursar.core.tallies import Tallies
+from bursar.engine.claims import Asking, Claims, decision
 from bursar.engine.drive import drive
-from bursar.engine.ports import Books, ClientGoneError, HttpClient, HttpRequest, HttpUpstream, Keys
-from bursar.engine.rsgi import HttpProtocol, HttpScope, StreamTransport
+from bursar.engine.ports import Books, HttpClient, HttpRequest, HttpUpstream, Keys
+from bursar.engine.rsgi import HttpProtocol, HttpScope
 from bursar.engine.rulebook import Rulebook
 from bursar.wire.dialect import BadRequest, RequestFacts
 from bursar.wire.providers import dialect_by_id
 
-from .attribution import attribute, read_trace
+from .attribution import attribute, is_final, read_task, read_trace
 from .auth import Caller, Unauthorized, identify, upstream_headers
 from .metrics import Metrics
+from .outgoing import Outgoing, budget_headers
 from .routes import Route, is_free, model_provider, resolve
+from .sink import Sink
 
 __all__ = ["Clock", "Gateway"]
 
@@ -49,6 +53,8 @@ _MULTIPART_MODEL: Final = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^
 _REASON_LENGTH_MAX: Final = 400
 _DISCARD_BYTES_MAX: Final = 256 * 1024 * 1024
 _DISCARD_S_MAX: Final = 10
+# The SDKs of OpenAI and Anthropic obey it; 402 is none that they would send again by themselves.
+_NO_RETRY: Final = (("x-should-retry", "false"),)
 
 
 class Clock(NamedTuple):
@@ -83,6 +89,7 @@ class _Problem(Exception):  # noqa: N818 - it becomes an answer, not a failure o
         *,
         retry_after_s: int | None = None,
         rest: AsyncIterator[bytes] | None = None,
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -91,6 +98,7 @@ class _Problem(Exception):  # noqa: N818 - it becomes an answer, not a failure o
         self.more = more
         self.retry_after_s = retry_after_s
         self.rest = rest
+        self.headers = headers
 
 
 class Gateway:
@@ -104,6 +112,8 @@ class Gateway:
         keys: Keys,
         clock: Clock,
         metrics: Metrics,
+        claims: Claims,
+        tallies: Tallies,
     ) -> None:
         self._rulebook = rulebook
         self._books = books
@@ -111,6 +121,8 @@ class Gateway:
         self._keys = keys
         self._clock = clock
         self._metrics = metrics
+        self._claims = claims
+        self._tallies = tallies
         self._running = 0
         self.alive: set[str] = set()
         self.draining = False
@@ -171,19 +183,20 @@ class Gateway:
             facts = replace(facts, model=model)
         if route.rule.terms:
             facts = replace(facts, terms=tuple(sorted({**dict(facts.terms), **dict(route.rule.terms)}.items())))
-        outgoing = HttpRequest(
-            request.method,
-            _with_query(route.url, caller.query),
-            upstream_headers(request.items, caller, route.rule),
-            body,
-            facts.stream,
-        )
-        sink = _Sink(protocol)
-        attempt = self._client.attempt(outgoing, route.dialect, facts, sink, hide_usage=ask_usage)
+        headers = upstream_headers(request.items, caller, route.rule)
+
+        def outgoing(route: Route, body: bytes) -> HttpRequest:
+            return HttpRequest(request.method, _with_query(route.url, caller.query), headers, body, facts.stream)
+
+        sink = Sink(protocol)
         if free:
+            attempt = self._client.attempt(
+                outgoing(route, body), route.dialect, facts, sink, hide_usage=ask_usage, allowance=None
+            )
             await self._pass_on(protocol, sink, attempt, route)
-        else:
-            await self._call(request, protocol, route, facts, caller, sink, attempt, rulebook)
+            return
+        upstream = Outgoing(route, facts, outgoing, body, sink, self._client, self._books, hide_usage=ask_usage)
+        await self._call(request, protocol, route, facts, caller, sink, upstream, rulebook)
 
     # --- a call that may cost money -------------------------------------------------------------------------------
 
@@ -194,16 +207,19 @@ class Gateway:
         route: Route,
         facts: RequestFacts,
         caller: Caller,
-        sink: _Sink,
-        attempt: HttpUpstream,
+        sink: Sink,
+        upstream: Outgoing,
         rulebook: Rulebook,
     ) -> None:
         opening = self._open(request, route, facts, caller, rulebook)
-        sink.call_id = opening.call_id
+        claim = self._claim(request, opening, route, facts, rulebook)
+        sink.headers.append(("x-bursar-call-id", opening.call_id))
         self.alive.add(opening.attempt_id)
         watcher = _watch(protocol) if facts.stream else None
         try:
-            done = await drive(Arrived(opening), self._books, attempt, lambda o, r: _price(o, r, route, rulebook))
+            done = await drive(
+                Arrived(opening, claim), self._books, upstream, lambda o, r: _price(o, r, route, rulebook)
+            )
         except asyncio.CancelledError:
             self._metrics.cancelled(route.rule.provider.id)
             if watcher is None or not watcher.done():
@@ -214,9 +230,38 @@ class Gateway:
             if watcher is not None:
                 watcher.cancel()
         if isinstance(done, Refused):
-            raise _Problem(503, "books_unavailable", done.reason, {"call_id": opening.call_id}, retry_after_s=1)
+            raise self._refused(done)
         self._metrics.settled(route.rule.provider.id, done.attempt)
-        self._answer(protocol, sink, attempt, done)
+        if done.attempt is not None:
+            self._claims.learn(done.attempt, facts)
+            self._tallies.settled(done.attempt, self._clock.now_us())
+        self._answer(protocol, sink, upstream, done)
+
+    def _claim(
+        self, request: _Request, opening: Opening, route: Route, facts: RequestFacts, rulebook: Rulebook
+    ) -> Claim | None:
+        task = read_task(request.headers, opening.scope)
+        provider = route.rule.provider
+        machine = provider.id in rulebook.machine_priced
+        asking = Asking(
+            facts=facts,
+            price_id=provider.price_id(route.path),
+            at=_datetime(opening.started_us),
+            # A dialect's path for something else (a rerank, an unknown body) takes no cap, unless it has one already.
+            can_cap=route.dialect.can_cap and (facts.operation != "passthrough" or facts.output_cap is not None),
+            machine_ms_max=rulebook.call_timeout_s * 1_000 if machine else 0,
+        )
+        return self._claims.claim(rulebook, opening, asking, task=task, final=is_final(request.headers))
+
+    def _refused(self, done: Refused) -> _Problem:
+        more: dict[str, object] = {"call_id": done.opening.call_id}
+        refusal = done.refusal
+        if refusal is None:
+            return _Problem(503, "books_unavailable", done.reason, more, retry_after_s=1)
+        self._metrics.denied(refusal.budget, refusal.code)
+        self._tallies.add("denied", done.opening.provider, self._clock.now_us())
+        more |= refusal_details(refusal)
+        return _Problem(402, refusal.code, refusal_text(refusal), more, headers=_NO_RETRY)
 
     def _open(
         self, request: _Request, route: Route, facts: RequestFacts, caller: Caller, rulebook: Rulebook
@@ -247,10 +292,10 @@ class Gateway:
             stream=facts.stream,
             trace_id=trace.trace_id,
             span_id=trace.span_id,
-            decision=_decision(provider.id, facts.model),
+            decision=decision(provider.id, facts.model),
         )
 
-    def _answer(self, protocol: HttpProtocol, sink: _Sink, attempt: HttpUpstream, done: Settled) -> None:
+    def _answer(self, protocol: HttpProtocol, sink: Sink, attempt: Outgoing, done: Settled) -> None:
         if sink.started:
             return
         answer = attempt.answer
@@ -264,7 +309,7 @@ class Gateway:
 
     # --- a request that costs nothing -----------------------------------------------------------------------------
 
-    async def _pass_on(self, protocol: HttpProtocol, sink: _Sink, attempt: HttpUpstream, route: Route) -> None:
+    async def _pass_on(self, protocol: HttpProtocol, sink: Sink, attempt: HttpUpstream, route: Route) -> None:
         await attempt.exchange()
         if sink.started:
             return
@@ -277,7 +322,7 @@ class Gateway:
     def _refuse(self, protocol: HttpProtocol, error_body: _ErrorBody, problem: _Problem) -> None:
         self._metrics.refused(problem.code)
         details = {"code": problem.code, **problem.more}
-        headers = [*_JSON]
+        headers = [*_JSON, *problem.headers]
         if problem.retry_after_s is not None:
             headers.append(("retry-after", str(problem.retry_after_s)))
         protocol.response_bytes(
@@ -286,31 +331,6 @@ class Gateway:
 
 
 _ErrorBody = Callable[[int, str, str, Mapping[str, object]], bytes]
-
-
-class _Sink:
-    """The client's end of a stream."""
-
-    __slots__ = ("_protocol", "_transport", "call_id")
-
-    def __init__(self, protocol: HttpProtocol) -> None:
-        self._protocol = protocol
-        self._transport: StreamTransport | None = None
-        self.call_id = ""
-
-    @property
-    def started(self) -> bool:
-        return self._transport is not None
-
-    async def start(self, status: int, headers: tuple[tuple[str, str], ...]) -> None:
-        self._transport = self._protocol.response_stream(status, [*headers, ("x-bursar-call-id", self.call_id)])
-
-    async def write(self, chunk: bytes) -> None:
-        assert self._transport is not None
-        try:
-            await self._transport.send_bytes(chunk)
-        except RuntimeError as error:  # the server's way to say that the connection is closed
-            raise ClientGoneError from error
 
 
 def _watch(protocol: HttpProtocol) -> asyncio.Task[None]:
@@ -425,15 +445,18 @@ def _price(opening: Opening, reply: Reply, route: Route, rulebook: Rulebook) -> 
         reading,
         rulebook.book,
         provider=provider.price_id(route.path),
-        model=opening.model_asked,
+        model=opening.model_sent or opening.model_asked,
         at=_datetime(opening.started_us),
     )
 
 
 def _our_headers(done: Settled) -> list[tuple[str, str]]:
     headers = [("x-bursar-call-id", done.opening.call_id)]
-    if done.attempt is not None and done.attempt.charge.amount is not None:
-        headers.append(("x-bursar-cost-usd", decimal_text(done.attempt.charge.amount)))
+    amount = done.attempt.charge.amount if done.attempt is not None else None
+    if amount is not None:
+        headers.append(("x-bursar-cost-usd", decimal_text(amount)))
+    if done.admitted is not None:
+        headers += budget_headers(done.admitted, spent=amount)
     return headers
 
 
@@ -443,11 +466,3 @@ def _with_query(url: str, query: str) -> str:
 
 def _datetime(at_us: int) -> datetime:
     return datetime.fromtimestamp(at_us / 1_000_000, timezone.utc)
-
-
-@lru_cache(maxsize=4096)
-def _decision(provider: str, model: str) -> str:
-    """Until routes exist there is one candidate: what was asked for."""
-    return msgspec.json.encode(
-        {"rung": "primary", "why": "asked", "candidates": [{"provider": provider, "model": model}]}
-    ).decode()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bursar.core.budgets import Standing
 from bursar.core.ledger import Attempt
 from bursar.core.money import decimal_text
 
@@ -74,11 +75,20 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self._providers: defaultdict[str, _ProviderCounts] = defaultdict(_ProviderCounts)
         self._refused: defaultdict[str, int] = defaultdict(int)
+        self._denied: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.config_errors = 0
+        self.standings: Sequence[Standing] = ()
+        self.deliveries: Mapping[tuple[str, str], int] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.running = Gauge("bursar_running_calls", "Calls under way.", registry=self.registry)
         self.books_pending = Gauge("bursar_books_pending", "Operations waiting for the books.", registry=self.registry)
+        self.books_waiting = Gauge(
+            "bursar_budget_waiting", "Calls that wait for money that others hold.", registry=self.registry
+        )
+        self.bound_breaches = Gauge(
+            "bursar_input_bound_breaches", "Requests with more input tokens than their bound.", registry=self.registry
+        )
         self.ledger_lag = Gauge(
             "bursar_ledger_lag_entries", "Endings in the books, not yet in the ledger.", registry=self.registry
         )
@@ -92,6 +102,9 @@ class Metrics(Collector):
 
     def cancelled(self, provider: str) -> None:
         self._providers[provider].status["cancelled"] += 1
+
+    def denied(self, budget: str, code: str) -> None:
+        self._denied[budget, code] += 1
 
     def refused(self, code: str) -> None:
         self._refused[code] += 1
@@ -124,9 +137,41 @@ class Metrics(Collector):
         refused = CounterMetricFamily("bursar_refused_requests", "Answered by Bursar itself.", labels=["code"])
         for code, count in self._refused.items():
             refused.add_metric([code], count)
+        denied = CounterMetricFamily("bursar_budget_denials", "Calls a budget refused.", labels=["budget", "code"])
+        for (budget, code), count in self._denied.items():
+            denied.add_metric([budget, code], count)
+        yield denied
+        yield from _budget_gauges(self.standings)
+        deliveries = CounterMetricFamily(
+            "bursar_alert_deliveries", "Notices sent, tried again or given up.", labels=["channel", "state"]
+        )
+        for (channel, state), count in self.deliveries.items():
+            deliveries.add_metric([channel, state], count)
+        yield deliveries
         errors = CounterMetricFamily("bursar_config_errors", "Reloads refused because of an error in the file.")
         errors.add_metric([], self.config_errors)
         yield from (attempts, cost, unpriced, estimated, tokens, latency, first, refused, errors)
+
+
+_GAUGES: Final = (
+    ("bursar_budget_limit_usd", "What a budget has in its current window."),
+    ("bursar_budget_spent_usd", "Spent of it."),
+    ("bursar_budget_held_usd", "Held of it for calls under way."),
+    ("bursar_budget_utilization_ratio", "Spent of the limit, from 0 to 1 and beyond."),
+)
+
+
+def _budget_gauges(standings: Sequence[Standing]) -> Iterator[Metric]:
+    """Budgets with one balance; those with one for each value would make a time series for each."""
+    families = [GaugeMetricFamily(name, text, labels=["budget", "window"]) for name, text in _GAUGES]
+    for standing in standings:
+        labels = [standing.budget.name, standing.window.text]
+        families[3].add_metric(labels, standing.share / 1_000)
+        if standing.budget.unit == "usd":
+            amounts = (standing.limit, standing.use.spent, standing.use.held)
+            for family, amount in zip(families, amounts, strict=False):
+                family.add_metric(labels, float(decimal_text(amount)))
+    yield from families
 
 
 def _buckets(histogram: _Histogram) -> tuple[list[tuple[str, float]], float]:

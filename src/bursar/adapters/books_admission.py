@@ -1,0 +1,211 @@
+"""Whether attempts may be held, inside the books' transaction.
+
+Rule 1: what is decided here was read in the transaction that writes the hold: nobody can spend the same money between.
+Rule 2: a task's place in the tree and its limit are set once by the first call that states them. A later call may lower the
+        limit if it comes with the same key; nothing in a request raises it, or moves a task.
+Rule 3: totals are those of the file with what this transaction has posted so far.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import msgspec
+
+from bursar.core.admission import Admission, Claim, Denied, admit, checks_of, posted
+from bursar.core.budgets import NO_TOTALS, TASK_DEPTH_MAX, Check, TaskLimit, Totals, TotalsOf
+from bursar.core.call import NeedsHold
+from bursar.core.money import NanoUSD
+from bursar.core.scopes import SCOPE_COLUMNS
+
+from .books_batch import select_in
+
+__all__ = ["Admissions", "Asked"]
+
+_CHAINS_MAX: Final = 10_000
+
+
+class Asked(NamedTuple):
+    """One hold with the checks it must pass, and the accounts it is to be entered in."""
+
+    need: NeedsHold
+    claim: Claim
+    checks: tuple[Check, ...]
+    accounts: tuple[str, ...]
+
+
+class Admissions:
+    """One per connection. ``deltas`` is what the open transaction has posted so far, by account."""
+
+    def __init__(
+        self, db: sqlite3.Connection, deltas: Mapping[str, Sequence[int]], clock_us: Callable[[], int]
+    ) -> None:
+        self._db = db
+        self._deltas = deltas
+        self._clock_us = clock_us
+        self._chains: dict[str, tuple[TaskLimit, ...]] = {}
+        self._version = -1
+        self.limited_tasks: set[str] = set()
+
+    def ask(self, needs: Sequence[NeedsHold]) -> list[Asked]:
+        """The checks of each claim; tasks that a claim opens are entered."""
+        self._refresh()
+        self._load(claim.scope.task for need in needs if (claim := need.claim) is not None)
+        asked: list[Asked] = []
+        for need in needs:
+            claim = need.claim
+            assert claim is not None
+            chain = self._chain(claim)
+            checks = checks_of(claim, chain) if claim.budgets or chain else ()
+            asked.append(Asked(need, claim, checks, posted(claim, chain, checks)))
+        return asked
+
+    def rule(self, asked: Asked, totals: Mapping[str, Totals]) -> Admission | None:
+        """None where no budget looks at the call."""
+        if not asked.checks:
+            return None
+        outcome = admit(asked.claim, asked.checks, self.overlaid(totals), self._approved)
+        if isinstance(outcome, Denied) and outcome.refusal.approval:
+            self._ask_approval(asked, outcome)
+        return outcome
+
+    def totals(self, accounts: Iterable[str]) -> dict[str, Totals]:
+        """What the file says of these accounts."""
+        rows = select_in(self._db, "SELECT * FROM balance WHERE account IN", list(dict.fromkeys(accounts)))
+        return {row[0]: Totals(*row[1:]) for row in rows}
+
+    def overlaid(self, totals: Mapping[str, Totals]) -> TotalsOf:
+        """The file's totals with what this transaction has posted since."""
+
+        def of(account: str) -> Totals:
+            found = totals.get(account, NO_TOTALS)
+            delta = self._deltas.get(account)
+            return found if delta is None else found.plus(delta)
+
+        return of
+
+    def place(self, task: TaskLimit) -> tuple[TaskLimit, ...]:
+        """Enter where an observed task stands. Returns it with those above it."""
+        self._refresh()
+        self._load([task.task])
+        return self._enter(task, "")
+
+    def chain(self, task: str) -> tuple[TaskLimit, ...]:
+        """A task, as the books know it, and those above it; () when they know nothing of it."""
+        self._refresh()
+        self._load([task])
+        return self._chains.get(task, ())
+
+    def forget(self) -> None:
+        """What is remembered of tasks may not be true any more: a transaction was undone."""
+        self._chains.clear()
+
+    # --- tasks ------------------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        if version != self._version or len(self._chains) > _CHAINS_MAX:
+            self._version = version
+            self._chains.clear()
+
+    def _load(self, tasks: Iterable[str]) -> None:
+        """Remember the chains of tasks, all in one statement."""
+        wanted = [task for task in dict.fromkeys(tasks) if task and task not in self._chains]
+        if not wanted:
+            return
+        known = {row.task for row in _select_tasks(self._db, wanted)}
+        for name in wanted:
+            self._chains[name] = self._read_chain(name) if name in known else ()
+
+    def _read_chain(self, task: str) -> tuple[TaskLimit, ...]:
+        chain: list[TaskLimit] = []
+        name = task
+        while name and len(chain) < TASK_DEPTH_MAX:
+            rows = _select_tasks(self._db, [name])
+            found = rows[0] if rows else TaskLimit(name)
+            chain.append(found)
+            if found.limit is not None:
+                self.limited_tasks.add(name)
+            name = found.parent
+        return tuple(chain)
+
+    def _chain(self, claim: Claim) -> tuple[TaskLimit, ...]:
+        name = claim.scope.task
+        if not name:
+            return ()
+        stated = claim.task or TaskLimit(name)
+        known = self._chains.get(name, ())
+        if stated.parent or stated.limit is not None:
+            return self._enter(stated, claim.scope.key)
+        return known or (stated,)
+
+    def _enter(self, stated: TaskLimit, key: str) -> tuple[TaskLimit, ...]:
+        name = stated.task
+        known = self._chains.get(name, ())
+        before = known[0] if known else None
+        after = _merged(before, stated, lambda: self._opener(name) == key)
+        if after.parent and (before is None or not before.parent) and not self._may_stand_below(name, after.parent):
+            after = replace(after, parent="")
+        if before is not None and after == before:
+            return known
+        self._db.execute(
+            "INSERT INTO task VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (task) DO UPDATE SET parent = ?2,"
+            " opened_by = iif(limit_nanousd IS NULL AND ?3 IS NOT NULL, ?5, opened_by), limit_nanousd = ?3,"
+            " reserve_nanousd = ?4",
+            (name, after.parent, after.limit, after.reserve, key, self._clock_us()),
+        )
+        self._chains.clear()
+        self._chains[name] = self._read_chain(name)
+        return self._chains[name]
+
+    def _opener(self, task: str) -> str:
+        return self._db.execute("SELECT opened_by FROM task WHERE task = ?", (task,)).fetchone()[0]
+
+    def _may_stand_below(self, task: str, parent: str) -> bool:
+        above = self._read_chain(parent)
+        return len(above) < TASK_DEPTH_MAX and all(other.task != task for other in above)
+
+    # --- approvals --------------------------------------------------------------------------------------------
+
+    def _approved(self, approval: str) -> bool:
+        row = self._db.execute("SELECT state FROM approval WHERE id = ?", (approval,)).fetchone()
+        return row is not None and row[0] == "granted"
+
+    def _ask_approval(self, asked: Asked, denied: Denied) -> None:
+        refusal, scope = denied.refusal, asked.claim.scope
+        who = {column: value for column in SCOPE_COLUMNS if (value := getattr(scope, column))}
+        account = next(check.posted for check in asked.checks if check.budget.name == refusal.budget)
+        self._db.execute(
+            "INSERT INTO approval VALUES (?, ?, ?, ?, 'pending', ?, NULL, ?) ON CONFLICT (id) DO NOTHING",
+            (
+                refusal.approval,
+                refusal.budget,
+                account,
+                msgspec.json.encode(who).decode(),
+                self._clock_us(),
+                refusal.resets_us,
+            ),
+        )
+
+
+def _merged(before: TaskLimit | None, stated: TaskLimit, same_opener: Callable[[], bool]) -> TaskLimit:
+    """What is known of a task after a request stated this (rule 2)."""
+    if before is None:
+        return stated
+    parent = before.parent or stated.parent
+    if stated.limit is None:
+        return replace(before, parent=parent)
+    if before.limit is None or (stated.limit < before.limit and same_opener()):
+        return replace(stated, parent=parent)
+    return replace(before, parent=parent)
+
+
+def _select_tasks(db: sqlite3.Connection, names: Sequence[str]) -> list[TaskLimit]:
+    rows = select_in(db, "SELECT task, parent, limit_nanousd, reserve_nanousd FROM task WHERE task IN", names)
+    return [
+        TaskLimit(task, parent, None if limit is None else NanoUSD(limit), NanoUSD(reserve))
+        for task, parent, limit, reserve in rows
+    ]

@@ -1,0 +1,11 @@
+-- From schema 1 to 2: tokens and calls are counted beside money. What was booked before counts as none of either.
+
+ALTER TABLE entry ADD COLUMN held_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entry ADD COLUMN spent_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entry ADD COLUMN held_calls INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entry ADD COLUMN spent_calls INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE open_hold ADD COLUMN tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE balance ADD COLUMN held_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE balance ADD COLUMN spent_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE balance ADD COLUMN held_calls INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE balance ADD COLUMN spent_calls INTEGER NOT NULL DEFAULT 0;

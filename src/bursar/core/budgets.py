@@ -1,0 +1,268 @@
+"""Budgets: what they are, whom they cover, and how they stand.
+
+Rule 1: a budget is a limit on matching scopes over windows; each window, and each value of ``each``, has an account of its
+        own in the books, whose balance is what is used of it.
+Rule 2: a child task draws from what is left of every task above it; nobody opens an allowance of their own.
+Rule 3: an attempt without a known price is NULL money everywhere; what a budget counts for it is said by ``on_unpriced``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from .ladder import Rung
+from .money import NanoUSD
+from .scopes import SCOPE_COLUMNS, Scope
+from .values import valueclass
+from .windows import Span, Window
+
+__all__ = [
+    "DEFAULT_THRESHOLDS",
+    "FLOOR_TOKENS",
+    "LABEL_PREFIX",
+    "NO_TOTALS",
+    "TASK_DEPTH_MAX",
+    "TASK_RULES",
+    "Budget",
+    "Check",
+    "Limit",
+    "Raise",
+    "Standing",
+    "TaskLimit",
+    "Totals",
+    "TotalsOf",
+    "Unit",
+    "Use",
+    "account_of",
+    "account_prefix",
+    "check_of",
+    "scope_value",
+    "task_budget",
+    "thousandths",
+    "use_of",
+]
+
+Unit: TypeAlias = Literal["usd", "tokens", "calls"]
+
+DEFAULT_THRESHOLDS: Final = (500, 800, 950, 1000)
+"""Shares of a limit, in thousandths, at which an alert is raised where a budget names none."""
+
+FLOOR_TOKENS: Final = 256
+"""An answer is never cut to fewer output tokens than this: it would cost money and say nothing."""
+
+LABEL_PREFIX: Final = "label:"
+TASK_DEPTH_MAX: Final = 32
+
+
+class Totals(NamedTuple):
+    """What is held and spent on one account. Money is nano-USD; ``unpriced`` counts attempts without a known charge."""
+
+    held: int = 0
+    spent: int = 0
+    unpriced: int = 0
+    held_tokens: int = 0
+    spent_tokens: int = 0
+    held_calls: int = 0
+    spent_calls: int = 0
+
+    def plus(self, other: Sequence[int]) -> Totals:
+        return Totals(*[a + b for a, b in zip(self, other, strict=True)])
+
+
+NO_TOTALS: Final = Totals()
+
+
+@valueclass
+class Limit:
+    """At most ``amount`` (nano-USD, tokens or calls) in one window."""
+
+    window: Window
+    amount: int
+
+
+@valueclass
+class Raise:
+    """``by`` more on every limit until a moment."""
+
+    by: int
+    until_us: int
+
+
+@valueclass
+class Budget:
+    """A limit on what matching calls may use.
+
+    ``match`` holds scope columns (or ``label:NAME``) and the patterns of which one must fit; ``each`` makes a balance of
+    its own for each value of a column. ``assume`` is the amount counted for an attempt without a price, where
+    ``on_unpriced`` is "assume". ``open_up_to`` is what may be used while the books cannot be written: None is nothing.
+    ``reserve`` is kept back for calls that say they are a task's last. ``input`` "likely" lets a call through whose input
+    fits only if its prompt cache still holds what it held: what a cache miss costs more is then spent over the limit.
+    ``enforce`` False only watches.
+    """
+
+    name: str
+    unit: Unit
+    limits: tuple[Limit, ...]
+    match: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    each: str = ""
+    on_unpriced: Literal["deny", "assume", "allow"] = "deny"
+    assume: NanoUSD = NanoUSD(0)
+    open_up_to: NanoUSD | None = None
+    thresholds: tuple[int, ...] = DEFAULT_THRESHOLDS
+    forecast: bool = True
+    ladder: tuple[Rung, ...] = ()
+    reserve: int = 0
+    floor_tokens: int = FLOOR_TOKENS
+    streams: Literal["clamp", "extend"] = "clamp"
+    input: Literal["dearest", "likely"] = "dearest"
+    enforce: bool = True
+    raised: Raise | None = None
+
+    def covers(self, scope: Scope) -> bool:
+        """Whether a call with this scope falls under it. With ``each``, a call without that value does not."""
+        if self.each and self.each != "task" and not scope_value(scope, self.each):
+            return False
+        return all(
+            any(fnmatchcase(scope_value(scope, column), pattern) for pattern in patterns)
+            for column, patterns in self.match
+        )
+
+    def limit_at(self, limit: Limit, now_us: int) -> int:
+        """The amount of a limit, with a raise that is in force."""
+        raised = self.raised
+        return limit.amount + (raised.by if raised is not None and now_us < raised.until_us else 0)
+
+
+TASK_RULES: Final = Budget("task", "usd", (), each="task", thresholds=())
+"""How the limits behave that tasks open at run time, unless the budget ``task`` of the configuration says otherwise."""
+
+
+@valueclass
+class TaskLimit:
+    """A task as the books know it: its limit (None: it has none of its own), what is kept for its last call, and above
+    which task it stands."""
+
+    task: str
+    parent: str = ""
+    limit: NanoUSD | None = None
+    reserve: NanoUSD = NanoUSD(0)
+
+
+@valueclass
+class Check:
+    """One window of one budget, as it concerns one call. ``accounts`` add up to what is used, ``posted`` is the one that
+    this call is entered in; ``kept`` is the part of the limit that only a last call may use."""
+
+    budget: Budget
+    subject: str
+    window: Window
+    span: Span
+    limit: int
+    posted: str
+    accounts: tuple[str, ...]
+    kept: int = 0
+
+
+class Use(NamedTuple):
+    """What is used of a check, in the budget's unit."""
+
+    spent: int
+    held: int
+
+    @property
+    def used(self) -> int:
+        return self.spent + self.held
+
+
+@valueclass
+class Standing:
+    """How one window of one budget stands: for reports, metrics and alerts. ``limit`` has a raise in it."""
+
+    budget: Budget
+    subject: str
+    window: Window
+    span: Span
+    limit: int
+    use: Use
+    unpriced: int
+
+    @property
+    def share(self) -> int:
+        """What is spent of the limit, in thousandths; what is only held does not count."""
+        return thousandths(self.use.spent, self.limit) if self.limit > 0 else 1000
+
+
+# --- which budgets, which accounts ------------------------------------------------------------------------------
+
+
+def scope_value(scope: Scope, column: str) -> str:
+    """The value of a scope column or of ``label:NAME``, "" where there is none."""
+    if column.startswith(LABEL_PREFIX):
+        return dict(scope.labels).get(column[len(LABEL_PREFIX) :], "")
+    assert column in SCOPE_COLUMNS, column
+    return getattr(scope, column)
+
+
+def account_prefix(budget: str, window: Window, span: Span) -> str:
+    """What the names of all accounts of one window begin with; with ``each``, ``=value`` follows."""
+    if span.end_us is None:
+        return f"budget:{budget}"
+    mark = "~" if window.kind == "rolling" else "@"
+    return f"budget:{budget}{mark}{span.start_us // 1_000_000}-{span.end_us // 1_000_000}"
+
+
+def account_of(budget: Budget, window: Window, span: Span, subject: str) -> str:
+    name = account_prefix(budget.name, window, span)
+    return f"{name}={subject}" if budget.each else name
+
+
+def check_of(budget: Budget, limit: Limit, subject: str, at_us: int) -> Check:
+    """The check of one limit, for one value of ``each`` ("" without it)."""
+    window = limit.window
+    span = window.span(at_us)
+    posted = account_of(budget, window, span, subject)
+    accounts = (posted,)
+    if window.kind == "rolling":
+        accounts = tuple(account_of(budget, window, part, subject) for part in window.rolling_spans(at_us))
+    return Check(budget, subject, window, span, budget.limit_at(limit, at_us), posted, accounts, budget.reserve)
+
+
+_LIFETIME: Final = Window("lifetime", "lifetime")
+_FOREVER: Final = Span(0, None)
+
+
+def task_budget(task: TaskLimit, rules: Budget = TASK_RULES) -> Check:
+    """The check of a task's own limit, by these rules. Its account holds the task and everything below it."""
+    assert task.limit is not None
+    account = f"task:{task.task}"
+    return Check(rules, task.task, _LIFETIME, _FOREVER, task.limit, account, (account,), min(task.reserve, task.limit))
+
+
+TotalsOf: TypeAlias = Callable[[str], Totals]
+"""The totals of an account as of one moment; ``NO_TOTALS`` of one that nothing was entered in."""
+
+
+def use_of(check: Check, totals: TotalsOf) -> Use:
+    """What is used of a check, attempts without a price counted as its budget says."""
+    budget = check.budget
+    spent = held = 0
+    for account in check.accounts:
+        found = totals(account)
+        match budget.unit:
+            case "usd":
+                spent += found.spent + (found.unpriced * budget.assume if budget.on_unpriced == "assume" else 0)
+                held += found.held
+            case "tokens":
+                spent += found.spent_tokens
+                held += found.held_tokens
+            case "calls":
+                spent += found.spent_calls
+                held += found.held_calls
+    return Use(spent, held)
+
+
+def thousandths(part: int, limit: int) -> int:
+    """A part of a limit in thousandths."""
+    return part * 1000 // limit if limit > 0 else part

@@ -1,0 +1,148 @@
+"""What leaves for the provider: the client's request, as the budgets let it go.
+
+Rule 1: nothing is changed unless a budget says so; what is changed is said in the answer's headers.
+Rule 2: a stream whose hold does not cover its whole length asks for more before it gets there (``_LOOK_AHEAD_TOKENS``), and
+        ends cleanly when it gets none: what came until then is the client's, and is paid for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from bursar.core.admission import Admitted
+from bursar.core.budget_fields import amount_text
+from bursar.core.call import Held, NeedsMore, NeedsProvider, Reply
+from bursar.core.ladder import UNCHANGED
+from bursar.core.ledger import Opening
+from bursar.core.money import decimal_text
+from bursar.core.prices import Reading
+from bursar.core.refusals import refusal_text
+from bursar.engine.ports import Books, HttpAnswer, HttpClient, HttpRequest, HttpUpstream
+from bursar.wire.dialect import RequestFacts
+
+from .routes import Route
+from .sink import Sink
+
+__all__ = ["Outgoing", "budget_headers"]
+
+_CHUNK_TOKENS: Final = 2_048
+_LOOK_AHEAD_TOKENS: Final = 512
+
+Header = tuple[str, str]
+
+
+class Outgoing:
+    """``engine.ports.Upstream`` for one call of the gateway. ``sent`` is the attempt once it was made."""
+
+    def __init__(
+        self,
+        route: Route,
+        facts: RequestFacts,
+        request: Callable[[Route, bytes], HttpRequest],
+        body: bytes,
+        sink: Sink,
+        client: HttpClient,
+        books: Books,
+        *,
+        hide_usage: bool,
+    ) -> None:
+        self._route = route
+        self.facts = facts
+        self._request = request
+        self._body = body
+        self._sink = sink
+        self._client = client
+        self._books = books
+        self._hide_usage = hide_usage
+        self.sent: HttpUpstream | None = None
+
+    async def send(self, need: NeedsProvider, /) -> Reply:
+        admitted = need.held.admitted
+        allowance = None
+        if admitted is not None:
+            self._sink.headers += budget_headers(admitted, spent=None)
+            self._shape(admitted)
+            if admitted.extend:
+                allowance = _Allowance(self._books, need.opening, need.held, admitted)
+        self.sent = self._client.attempt(
+            self._request(self._route, self._body),
+            self._route.dialect,
+            self.facts,
+            self._sink,
+            hide_usage=self._hide_usage,
+            allowance=allowance,
+        )
+        return await self.sent.send(need)
+
+    def interrupted(self) -> Reply:
+        return self.sent.interrupted() if self.sent else Reply(Reading(), "error", left=False)
+
+    @property
+    def answer(self) -> HttpAnswer | None:
+        return self.sent.answer if self.sent else None
+
+    @property
+    def failure(self) -> str:
+        return self.sent.failure if self.sent else ""
+
+    def _shape(self, admitted: Admitted) -> None:
+        changes = admitted.offer.changes
+        if admitted.output_cap is not None:
+            changes = replace(changes, output_cap=admitted.output_cap)
+        if changes.note:
+            assert admitted.tightest is not None
+            left = amount_text(admitted.tightest.budget.unit, max(0, admitted.left or 0))
+            changes = replace(changes, note=changes.note.replace("{left}", left))
+        if changes == UNCHANGED:
+            return
+        dialect = self._route.dialect
+        model = changes.model or self.facts.model
+        self._body = dialect.prepare(self._body, model=model, ask_usage=False, changes=changes)
+        if changes.model:
+            self._route = replace(self._route, path=dialect.with_model(self._route.path, model))
+            self.facts = replace(self.facts, model=model)
+
+
+class _Allowance:
+    """``engine.ports.Allowance``: output tokens that are paid for, a chunk at a time."""
+
+    def __init__(self, books: Books, opening: Opening, held: Held, admitted: Admitted) -> None:
+        self._books = books
+        self._opening = opening
+        self._held = held
+        self._offer = admitted.offer
+        self._tokens = admitted.output_tokens
+        self.refusal = ""
+
+    async def covers(self, tokens: int) -> bool:
+        while tokens + _LOOK_AHEAD_TOKENS > self._tokens < self._offer.output_tokens:
+            to = min(self._tokens + _CHUNK_TOKENS, self._offer.output_tokens)
+            amount = 0
+            if self._offer.input is not None:
+                amount = self._offer.cost(to) - self._offer.cost(self._tokens)
+            need = NeedsMore(self._opening, self._held, amount, (to - self._tokens) * self._offer.choices)
+            refusal = await self._books.extend(need)
+            if refusal is not None:
+                self.refusal = refusal_text(refusal)
+                return False
+            self._tokens = to
+        return True
+
+
+def budget_headers(admitted: Admitted, *, spent: int | None) -> list[Header]:
+    """What a client is told of its tightest budget. ``spent`` is what the call cost, None while only its hold is known."""
+    check, left = admitted.tightest, admitted.left
+    if check is None or left is None:
+        return []
+    unit = check.budget.unit
+    if unit == "usd" and spent is not None:
+        left += (admitted.amount or 0) - spent
+    remaining = decimal_text(left) if unit == "usd" else f"{left} {unit}"
+    headers = [("x-bursar-budget", check.budget.name), ("x-bursar-budget-remaining", remaining)]
+    if admitted.output_cap is not None:
+        headers.append(("x-bursar-output-cap", str(admitted.output_cap)))
+    if admitted.rungs:
+        headers.append(("x-bursar-budget-changed", ",".join(admitted.rungs)))
+    return headers

@@ -1,0 +1,245 @@
+"""What a call asks of its budgets: the request's bounds, priced, for every way the ladder may change it.
+
+Rule 1: pure but for what is learned: the same request under the same rulebook and sizes makes the same offers.
+Rule 2: nothing is priced before a budget looks at the call: without budgets a call costs no more than before.
+Rule 3: what is learned comes from answers that ended by themselves, and from requests that are nothing but text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import lru_cache, partial
+from typing import Any, Final
+
+import msgspec
+
+from bursar.core.admission import Admitted, Claim, Offer
+from bursar.core.budget_fields import amount_text
+from bursar.core.budgets import Budget, TaskLimit
+from bursar.core.ladder import Changes
+from bursar.core.ledger import Attempt, Opening
+from bursar.core.policy import (
+    OUTPUT_TOKENS_ASSUMED,
+    OUTPUT_TOKENS_MAX,
+    SEARCHES_ASSUMED,
+    Bounds,
+    estimate,
+    worst_case,
+)
+from bursar.core.prices import Terms
+from bursar.core.scopes import Scope
+from bursar.core.values import valueclass
+from bursar.learn.sizes import Sizes
+from bursar.wire.dialect import RequestFacts
+
+from .rulebook import Rulebook
+
+__all__ = ["KIND_LABEL", "Asking", "Claims", "decision", "observed_claim"]
+
+KIND_LABEL: Final = "kind"
+"""The label that says what kind of task a call is for: calls of one kind have answers of like length."""
+
+_CONTEXT_TOKENS_ASSUMED: Final = 200_000
+_SEARCH_TOKENS: Final = 10_000
+"""What one search of the provider's own may add to the input: some ten results of a page each."""
+_LONG_CACHE: Final = "cache_write_1h_tokens"
+_CACHE_SHORT_S: Final = 240  # of five minutes, and of an hour: what is nearly over is not counted on
+_CACHE_LONG_S: Final = 3_000
+
+
+@valueclass
+class Asking:
+    """A request as the budgets need to know it. ``price_id`` is the provider's name in the price book; ``can_cap`` says
+    whether a cap on the output can be sent; ``machine_ms_max`` is not 0 where a machine's time is what is paid."""
+
+    facts: RequestFacts
+    price_id: str
+    at: datetime
+    can_cap: bool
+    machine_ms_max: int = 0
+
+
+class Claims:
+    """Makes claims and learns from what became of them. One per process."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        self._sizes = sizes
+
+    @property
+    def breaches(self) -> int:
+        """How many requests had more input tokens than their bound."""
+        return self._sizes.breaches
+
+    def claim(
+        self, rulebook: Rulebook, opening: Opening, asking: Asking, *, task: TaskLimit | None, final: bool
+    ) -> Claim | None:
+        """None where no budget can look at the call."""
+        scope = opening.scope
+        budgets = tuple([budget for budget in rulebook.budgets if budget.covers(scope)]) if rulebook.budgets else ()
+        if not budgets and not scope.task:
+            return None
+        return Claim(
+            budgets=budgets,
+            scope=scope,
+            at_us=opening.started_us,
+            offer=partial(self._offer, rulebook, opening, asking),
+            opened=partial(_opened, rulebook, opening, asking),
+            model=opening.model_asked,
+            stream=opening.stream,
+            final=final,
+            task=task,
+            long_cache=_LONG_CACHE in asking.facts.writes_cache,
+        )
+
+    def learn(self, attempt: Attempt, facts: RequestFacts) -> None:
+        """Take in how an attempt ended."""
+        usage = attempt.charge.usage
+        if attempt.status != "ok" or usage is None or attempt.charge.estimated:
+            return
+        model = attempt.opening.model_sent or attempt.opening.model_asked
+        if usage.output_tokens and attempt.finish not in _CUT_SHORT:
+            self._sizes.saw_output(_tag(attempt.opening.scope), model, usage.output_tokens // facts.choices)
+        if usage.input_tokens and not (facts.media_tokens or facts.unseen_input):
+            keeps_s = _CACHE_LONG_S if usage.cache_write_1h_tokens else _CACHE_SHORT_S
+            self._sizes.saw_input(
+                model,
+                facts.text_bytes,
+                usage.input_tokens,
+                _thread(attempt.opening.scope),
+                cached_tokens=usage.cache_read_tokens + usage.cache_write_tokens,
+                cached_until_us=attempt.opening.started_us + keeps_s * 1_000_000,
+            )
+
+    def _offer(self, rulebook: Rulebook, opening: Opening, asking: Asking, changes: Changes) -> Offer:
+        facts = asking.facts
+        model = changes.model or opening.model_asked
+        bounds = self._bounds(rulebook, asking, model, changes, opening)
+        worst = worst_case(
+            rulebook.book, provider=asking.price_id, model=model, at=asking.at, terms=_terms(facts.terms, changes.tier),
+            bounds=bounds,
+        )  # fmt: skip
+        return Offer(
+            changes=changes,
+            input=worst.input,
+            input_tokens=bounds.input_tokens,
+            output=worst.output,
+            output_tokens=bounds.output_tokens,
+            likely=self._sizes.likely_tokens(_tag(opening.scope), model),
+            clampable=asking.can_cap,
+            choices=bounds.choices,
+            likely_input=worst.likely_input,
+        )
+
+    def _bounds(self, rulebook: Rulebook, asking: Asking, model: str, changes: Changes, opening: Opening) -> Bounds:
+        facts = asking.facts
+        prices = rulebook.book.find(asking.price_id, model) if model else None
+        context = prices.context_window if prices else None
+        thread = _thread(opening.scope)
+        searches = SEARCHES_ASSUMED if facts.searches_max is None else facts.searches_max
+        tokens = self._sizes.input_tokens_max(model, facts.text_bytes, thread)
+        tokens += min(facts.media_tokens, context or facts.media_tokens) + searches * _SEARCH_TOKENS
+        if facts.unseen_input:
+            tokens = max(tokens, context or _CONTEXT_TOKENS_ASSUMED)
+        output = facts.output_cap
+        if facts.operation == "embeddings":
+            output = 0
+        elif output is None:
+            output = min(OUTPUT_TOKENS_MAX, context or OUTPUT_TOKENS_MAX)
+        if changes.output_cap is not None:
+            output = min(output, changes.output_cap)
+        return Bounds(
+            input_tokens=tokens,
+            output_tokens=output,
+            choices=facts.choices,
+            writes_cache=tuple(
+                unit for unit in facts.writes_cache if not (changes.short_cache and unit == _LONG_CACHE)
+            ),
+            modalities=facts.modalities,
+            searches=searches,
+            machine_ms=asking.machine_ms_max,
+            cached_tokens=self._sizes.cached_tokens(model, facts.text_bytes, thread, opening.started_us),
+        )
+
+
+_CUT_SHORT: Final = frozenset({"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "incomplete"})
+
+
+def _tag(scope: Scope) -> str:
+    return dict(scope.labels).get(KIND_LABEL) or scope.agent
+
+
+def _thread(scope: Scope) -> str:
+    """Whose requests follow each other: an agent in a session, or its task."""
+    where = scope.session or scope.task
+    return f"{where}/{scope.task}/{scope.agent}" if where else ""
+
+
+def _terms(terms: Terms, tier: str) -> Terms:
+    if not tier:
+        return terms
+    return tuple(sorted({**dict(terms), "service_tier": tier}.items()))
+
+
+def _opened(rulebook: Rulebook, opening: Opening, asking: Asking, admitted: Admitted) -> Opening:
+    """The attempt as it was admitted: what is sent, what it is expected to cost, and why it is so."""
+    changes = admitted.offer.changes
+    model = changes.model or opening.model_asked
+    charge = opening.estimate
+    if changes.names or admitted.output_cap is not None:
+        cap = min(admitted.output_tokens, OUTPUT_TOKENS_ASSUMED)
+        charge = estimate(
+            rulebook.book, provider=asking.price_id, model=model, at=asking.at,
+            terms=_terms(asking.facts.terms, changes.tier), input_tokens=asking.facts.input_tokens_estimate, output_cap=cap,
+        )  # fmt: skip
+    text = decision(opening.provider, model, "primary" if not changes.model else "cheaper", admitted)
+    return replace(opening, model_sent=changes.model, estimate=charge, decision=text)
+
+
+def decision(provider: str, model: str, rung: str = "primary", admitted: Admitted | None = None) -> str:
+    """The stored reason for what was sent, as JSON. Until routes exist there is one candidate."""
+    if admitted is None or admitted.tightest is None:
+        return _plain_decision(provider, model, rung)
+    budget: dict[str, Any] = {
+        "name": admitted.tightest.budget.name,
+        "subject": admitted.tightest.subject,
+        "window": admitted.tightest.window.text,
+        "share": admitted.share,
+        "left": amount_text(admitted.tightest.budget.unit, admitted.left or 0),
+        "held_nanousd": admitted.amount,
+        "worst_output_tokens": admitted.offer.output_tokens,
+        "held_output_tokens": admitted.output_tokens,
+    }
+    if admitted.output_cap is not None:
+        budget["output_cap"] = admitted.output_cap
+    if admitted.rungs:
+        budget["changed"] = admitted.rungs
+    why = "asked" if not admitted.rungs else f"budget {admitted.tightest.budget.name}"
+    found = {"rung": rung, "why": why, "candidates": [{"provider": provider, "model": model}], "budget": budget}
+    return msgspec.json.encode(found).decode()
+
+
+@lru_cache(maxsize=4096)
+def _plain_decision(provider: str, model: str, rung: str) -> str:
+    found = {"rung": rung, "why": "asked", "candidates": [{"provider": provider, "model": model}]}
+    return msgspec.json.encode(found).decode()
+
+
+def observed_claim(in_force: Sequence[Budget], attempt: Attempt) -> Claim | None:
+    """The budgets that what already happened counts toward. It is never refused, so nothing is offered."""
+    scope = attempt.opening.scope
+    budgets = tuple(budget for budget in in_force if budget.covers(scope))
+    if not budgets:
+        return None
+    return Claim(
+        budgets, scope, attempt.opening.started_us, _no_offer, _no_opening, attempt.opening.model_asked,
+    )  # fmt: skip
+
+
+def _no_offer(_changes: Changes) -> Offer:
+    raise AssertionError("what already happened is not offered")
+
+
+def _no_opening(_admitted: Admitted) -> Opening:
+    raise AssertionError("what already happened is not admitted")

@@ -1,0 +1,1 @@
+"""Pure numerics: what is learned from calls that ended. No I/O, no clock."""
