@@ -51,6 +51,15 @@ __all__ = [
 ]
 
 CONNECTIONS = 64
+_ALL_ON = "Bursar, all on"
+_BUDGETED = "Bursar, 4 budgets"
+# Every call falls under all four, and there is always enough.
+_BUDGETS = """budgets:
+  company: {limit: $1M, per: month, tz: Europe/Berlin, ladder: [{at: 90%, effort: low}]}
+  each-team: {limit: $1M, per: week, each: team}
+  each-user: {limit: $1M, per: day, each: user}
+  coders: {limit: $1M, match: {agent: coder, "label:env": bench}}
+"""
 _ANSWER_WITHIN_S = 30
 _SHARE_MIN = 0.85
 _REPEATS_MAX = 3
@@ -129,14 +138,15 @@ def _start_sides(
     processes: Processes, directory: Path, upstream: Upstream, mine: set[int] | None, *, starts: int
 ) -> list[Side]:
     sides: list[Side] = []
-    for name in ("bare proxy", "Bursar, all on", "Bursar, own key"):
+    for name in ("bare proxy", _ALL_ON, _BUDGETED, "Bursar, own key"):
         begun: list[float] = []
         while True:
             if name == "bare proxy":
                 side = _start_bare(processes, directory, upstream, mine)
             else:
                 data = directory / f"data-{name.rpartition(' ')[2]}-{len(begun)}"
-                side = start_bursar(processes, name, data, upstream, mine, own_key=name.endswith("own key"))
+                own_key, budgets = name.endswith("own key"), _BUDGETS if name == _BUDGETED else ""
+                side = start_bursar(processes, name, data, upstream, mine, own_key=own_key, budgets=budgets)
             begun.append(wait_for_answer(side.port, chat_request(side.key), side.process))
             if len(begun) == starts:
                 break
@@ -159,13 +169,24 @@ def _start_bare(processes: Processes, directory: Path, upstream: Upstream, mine:
 
 
 def start_bursar(
-    processes: Processes, name: str, data: Path, upstream: Upstream, mine: set[int] | None, *, own_key: bool
+    processes: Processes,
+    name: str,
+    data: Path,
+    upstream: Upstream,
+    mine: set[int] | None,
+    *,
+    own_key: bool,
+    budgets: str = "",
 ) -> Side:
-    """With ``own_key`` the client's key goes on to the provider; else it has a virtual one, and the server the real one."""
+    """With ``own_key`` the client's key goes on to the provider; else it has a virtual one, and the server the real one.
+
+    ``budgets`` is that section of its configuration.
+    """
     data.mkdir(parents=True)
     config = data.with_suffix(".yaml")
     config.write_text(
-        f"providers:\n  openai:\n    base_url: http://127.0.0.1:{upstream.port}/v1\n    key_env: BURSAR_BENCH_KEY\n",
+        f"providers:\n  openai:\n    base_url: http://127.0.0.1:{upstream.port}/v1\n    key_env: BURSAR_BENCH_KEY\n"
+        + budgets,
         encoding="utf-8",
     )
     key = _OWN_KEY
@@ -318,7 +339,7 @@ def _figures(
     bare, *ours = sides
     figures: list[Figure] = []
     for number, side in enumerate(ours, start=1):
-        all_on = number == 1
+        all_on = side.name == _ALL_ON
         for what, mine, its in (("requests/s", side.chat, bare.chat), ("streams/s", side.streams, bare.streams)):
             rate, limit = per_s(mine), per_s(its)
             met = rate >= 0.5 * limit if all_on else None
@@ -332,6 +353,8 @@ def _figures(
             else:
                 met = cost <= 2 * least if all_on else None
                 figures.append(Figure(name, cost, "us", bare.name, least, "<= 2 x" if all_on else "", met))
+        if side.name == _BUDGETED:
+            figures.append(_budget_cost(side, ours[0]))
         figures += _added(side, bare, latency[number], latency[0], paced[number], paced[0])
         start = median(side.starts_ms)
         figures.append(
@@ -352,6 +375,15 @@ def _figures(
             met = side.memory_mib <= 150
             figures.append(Figure(name, side.memory_mib, "MiB", bare.name, bare.memory_mib, "<= 150 MiB", met))
     return figures
+
+
+def _budget_cost(side: Side, without: Side) -> Figure:
+    """What four budgets add to the processor time of a request."""
+    name = "four budgets: CPU for a request, beside none"
+    cost, least = cpu_us(side.chat), cpu_us(without.chat)
+    if cost is None or least is None:
+        return not_measured(name, "no /proc here")
+    return Figure(name, cost, "us", without.name, least, "<= 1.15 x", cost <= 1.15 * least)
 
 
 def _added(

@@ -127,6 +127,16 @@ def test_limits_by_window_change_one_by_one() -> None:
     }
 
 
+def test_how_the_limits_of_tasks_behave(run: Run, data: Path) -> None:
+    """The budget named `task` has no limit of its own: tasks state theirs. It is shown, and has no balance."""
+    done = run("budgets", "set", "task", "--rung", "at=80% effort=low", "--input", "likely")
+    assert done.stdout == "Set task: how the limits behave that tasks have of their own.\n"
+    assert (_in_force(data)["task"].limits, _in_force(data)["task"].input) == ((), "likely")
+    assert "task: how the limits of tasks behave." in run("budgets", "list").stdout
+    assert "what each task states for itself" in run("budgets", "show", "task").stdout
+    assert json.loads(run("budgets", "list", "--json").stdout)["rows"][0]["standings"] == []
+
+
 def test_a_ladder_as_json(run: Run, data: Path) -> None:
     """For models whose names have a colon; it replaces the ladder there was."""
     ladder = [{"at": "90%", "model": {"llama3:70b": "llama3:8b"}}]
@@ -211,7 +221,7 @@ def test_nothing_yet_says_how_to_begin(run: Run) -> None:
 
 
 def test_the_list_says_what_is_left(run: Run, data: Path) -> None:
-    """Spent, held, left and used of every window; the fullest subjects first, the rest counted; unpriced is never zero."""
+    """Spent, held, left, used of every window; the fullest first, the rest counted; unpriced is never zero."""
     run("budgets", "set", "all", "--limit", "10")
     run("budgets", "set", "people", "--limit", "5", "--each", "user")
     run("budgets", "set", "tokens", "--limit", "2M tokens", "--per", "24h")

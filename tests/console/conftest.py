@@ -1,4 +1,4 @@
-"""What console tests share: the seeded ledgers of the views' tests, a desk of budgets, and the page served on loopback."""
+"""What console tests share: the ledgers of the views' tests, a desk of budgets, and the page served on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Budgets over the API: exact standings, changes that take effect, errors that name the field, and no way in for others."""
+"""Budgets over the API: exact standings, changes, errors that name the field, and no way in for others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_budget_is_set_seen_changed_and_removed(desk: Desk) -> None:
 
 
 def test_standings_are_exact_and_the_fullest_come_first(desk: Desk) -> None:
-    """Money is decimal text to the nano-dollar, unpriced attempts are counted beside it, and a limit counts what it leaves out."""
+    """Money is decimal text to the nano-dollar, unpriced attempts stand beside it, what is left out is counted."""
     _ask(desk, "PUT", "budgets/people", _SPEC)
     desk.used(f"budget:people@{_DAY}-{_DAY + 86_400}=ann", spent=1_000_000_001, held=1, unpriced=2)
     desk.used(f"budget:people@{_DAY}-{_DAY + 86_400}=bob", spent=4_000_000_000)
@@ -94,7 +94,7 @@ def test_an_amount_keeps_its_digits(desk: Desk) -> None:
 
 
 def test_a_budget_of_the_file_is_changed_there(desk: Desk) -> None:
-    """It is listed with its source; PUT and DELETE are 409 and change nothing, also where a stored one hides below it."""
+    """It is listed with its source; PUT and DELETE are 409 and change nothing, whatever hides below it."""
     _ask(desk, "PUT", "budgets/team", {"limit": 1})
     desk.configured["team"] = {"limit": 2, "per": "month"}
     _, found = _ask(desk, "GET", "budgets")
@@ -140,7 +140,7 @@ def test_an_approval_is_decided(desk: Desk) -> None:
         ("PUT", "budgets/b", {"limit": 5, "ladder": [{"at": "90%", "effort": "huge"}]}, "ladder[0].effort"),
         ("PUT", "budgets/b", {"limit": 5, "colour": 1}, "colour"),
         ("PUT", "budgets/B!", {"limit": 5}, "name"),
-        ("PUT", "budgets/task", {"limit": 5}, "name"),
+        ("PUT", "budgets/books", {"limit": 5}, "name"),
         ("PUT", "budgets/b", [1], "body"),
         ("PUT", "task-budgets/t", {}, "limit"),
         ("PUT", "task-budgets/t", {"limit": "2M tokens"}, "limit"),
@@ -370,7 +370,7 @@ def test_the_own_page_and_programs_may_change(console: _Console, headers: dict[s
     ],
 )
 def test_other_sites_change_nothing(console: _Console, desk: Desk, headers: dict[str, str], status: int) -> None:
-    """A page of another site, a DNS name of its own, a form: refused before the body is read, for every write there is."""
+    """A page of another site, a DNS name of its own, a form: refused before the body is read, at every path."""
     desk.asked("a1")
     for method, path in (("PUT", "budgets/b"), ("POST", "approvals/a1"), ("PUT", "task-budgets/t")):
         assert console.send(method, headers, path=path) == status
@@ -379,7 +379,7 @@ def test_other_sites_change_nothing(console: _Console, desk: Desk, headers: dict
 
 
 def test_a_removal_is_guarded_too(console: _Console) -> None:
-    """DELETE needs no type, having no body, but the same origin; a preflight of another site is not answered with a yes."""
+    """DELETE has no body and needs no type, but the same origin; another site's preflight gets no yes."""
     assert console.send("PUT", _JSON) == 201
     assert console.send("DELETE", {"origin": "https://evil.example"}) == 403
     assert console.send("OPTIONS", {"origin": "https://evil.example", "access-control-request-method": "DELETE"}) == 405

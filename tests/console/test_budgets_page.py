@@ -136,9 +136,7 @@ def test_budgets_fit_their_window(
     page.goto(serve(ledger))
     expect(page.locator("#approvals li")).to_have_count(1)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate(
-        "document.querySelector('#budgets .scroll').scrollWidth <= document.querySelector('#budgets .scroll').clientWidth"
-    )
+    assert page.evaluate("(box => box.scrollWidth <= box.clientWidth)(document.querySelector('#budgets .scroll'))")
 
 
 # --- the whole way ----------------------------------------------------------------------------------------------
@@ -198,7 +196,7 @@ def _change(url: str, method: str, path: str, body: Any = None, **headers: str) 
 
 
 def test_a_change_is_in_force_for_the_next_call(running: str) -> None:
-    """Set, raised, removed over the API: the call after it is judged by it, also one of a task that is known already."""
+    """Set, raised, removed over the API: the call after it is judged by it, also of a task that is known already."""
     other = {"agent": "other", "task": "t-1"}
     assert _call(running, **other) == (200, "")
     assert _change(running, "PUT", "budgets/cap", {"limit": "0.10", "match": {"agent": "other"}}) == 201

@@ -75,14 +75,19 @@ class Admissions:
     def totals(self, accounts: Iterable[str]) -> dict[str, Totals]:
         """What the file says of these accounts."""
         rows = select_in(self._db, "SELECT * FROM balance WHERE account IN", list(dict.fromkeys(accounts)))
-        return {row[0]: Totals(*row[1:]) for row in rows}
+        make = Totals._make
+        return {row[0]: make(row[1:]) for row in rows}
 
     def overlaid(self, totals: Mapping[str, Totals]) -> TotalsOf:
         """The file's totals with what this transaction has posted since."""
 
+        deltas = self._deltas
+        if not deltas:
+            return lambda account: totals.get(account, NO_TOTALS)
+
         def of(account: str) -> Totals:
             found = totals.get(account, NO_TOTALS)
-            delta = self._deltas.get(account)
+            delta = deltas.get(account)
             return found if delta is None else found.plus(delta)
 
         return of
@@ -113,7 +118,7 @@ class Admissions:
 
     def _load(self, tasks: Iterable[str]) -> None:
         """Remember the chains of tasks, all in one statement."""
-        wanted = [task for task in dict.fromkeys(tasks) if task and task not in self._chains]
+        wanted = list({task for task in tasks if task and task not in self._chains})
         if not wanted:
             return
         known = {row.task for row in _select_tasks(self._db, wanted)}

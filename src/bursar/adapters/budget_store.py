@@ -24,8 +24,8 @@ from bursar.core.budgets import (
     Standing,
     TaskLimit,
     Totals,
-    account_of,
     account_prefix,
+    check_of,
     task_budget,
     use_of,
 )
@@ -171,17 +171,9 @@ class BudgetStore:
         now = self._clock_us()
         checks: list[Check] = []
         for budget in budgets:
-            for limit in budget.limits:
-                checks += [self._check(budget, limit, subject, now) for subject in self._subjects(budget, limit, now)]
+            for index, limit in enumerate(budget.limits):
+                checks += [check_of(budget, index, subject, now) for subject in self._subjects(budget, limit, now)]
         return self._standings(checks)
-
-    def _check(self, budget: Budget, limit: Limit, subject: str, now: int) -> Check:
-        window = limit.window
-        span = window.span(now)
-        posted = account_of(budget, window, span, subject)
-        parts = window.rolling_spans(now) if window.kind == "rolling" else (span,)
-        accounts = tuple(account_of(budget, window, part, subject) for part in parts)
-        return Check(budget, subject, window, span, budget.limit_at(limit, now), posted, accounts, budget.reserve)
 
     def _subjects(self, budget: Budget, limit: Limit, now: int) -> Sequence[str]:
         if not budget.each:

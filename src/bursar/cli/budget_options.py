@@ -1,7 +1,8 @@
 """The options of ``bursar budgets set``, and the spec they make of the one there was.
 
 Rule 1: an option that is not given changes nothing; ``none`` takes what an option says back to its default.
-Rule 2: the grammar is that of bursar.yaml (``core.budget_fields``); here is only what a command line writes differently.
+Rule 2: the grammar is that of bursar.yaml (``core.budget_fields``); here is only what a command line writes
+        differently.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class SetOptions:
     reserve: str | None = None
     floor_tokens: int | None = None
     streams: str | None = None
+    input: str | None = None
     enforce: bool | None = None
     rung: tuple[str, ...] = ()
     ladder: str | None = None
@@ -48,7 +50,7 @@ def merged(before: Mapping[str, Any], options: SetOptions) -> dict[str, Any]:
     spec = dict(before)
     _limit(spec, options)
     for name in ("each", "tz", "on_unpriced", "on_store_failure", "forecast", "reserve", "floor_tokens", "streams",
-                 "enforce"):  # fmt: skip
+                 "input", "enforce"):  # fmt: skip
         _put(spec, name, getattr(options, name))
     if options.match:
         _put(spec, "match", _NONE if options.match == (_NONE,) else _match(options.match))

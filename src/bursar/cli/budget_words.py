@@ -34,6 +34,8 @@ def figure(unit: Unit, amount: int) -> str:
 
 def one_line(budget: Budget, now_us: int) -> str:
     """What a budget allows, in one line."""
+    if not budget.limits:
+        return "how the limits behave that tasks have of their own"
     parts = [" and ".join(_limit_words(budget, now_us))]
     if budget.each:
         parts.append(f"for each {budget.each}")
@@ -48,7 +50,7 @@ def definition(kept: KeptBudget, now_us: int) -> list[tuple[str, str]]:
     """What a budget says of itself, as names and texts."""
     budget = kept.budget
     found = [
-        ("limit", " and ".join(_limit_words(budget, now_us))),
+        ("limit", " and ".join(_limit_words(budget, now_us)) or "what each task states for itself"),
         ("for", f"each {budget.each}" if budget.each else "all together"),
         ("calls", f"where {_match_words(budget)}" if budget.match else "all"),
     ]
@@ -75,6 +77,8 @@ def definition(kept: KeptBudget, now_us: int) -> list[tuple[str, str]]:
         found.append(("floor", f"no answer is cut below {budget.floor_tokens} tokens"))
     if budget.streams != "clamp":
         found.append(("streams", "ask for more as they go on"))
+    if budget.input != "dearest":
+        found.append(("input", "held as if the prompt cache still had it"))
     found += [("ladder" if not place else "", rung_words(rung)) for place, rung in enumerate(budget.ladder)]
     return found
 

@@ -81,12 +81,14 @@ def _set_options(command: _Command) -> _Command:
             click.option("--on-unpriced", metavar="WHAT", help="Calls without a price: deny, allow, or assume-AMOUNT."),
             click.option("--on-store-failure", metavar="WHAT",
                          help="While the books cannot be written: closed, or open-up-to-AMOUNT."),
-            click.option("--alert-at", multiple=True, metavar="SHARE", help="Alert when so much is spent: 80%. Repeatable."),
+            click.option("--alert-at", multiple=True, metavar="SHARE", help="Alert when so much is spent: 80%."),
             click.option("--forecast/--no-forecast", default=None, help="Alert before the limit is reached, or not."),
             click.option("--reserve", metavar="AMOUNT", help="Kept for calls that say they are a task's last."),
             click.option("--floor-tokens", type=int, metavar="N", help="No answer is cut below this many tokens."),
             click.option("--streams", type=click.Choice(("clamp", "extend")),
                          help="Streams get a smaller cap at their start, or ask for more as they go on."),
+            click.option("--input", type=click.Choice(("dearest", "likely")),
+                         help="Hold input at its dearest, or as if the prompt cache still had it."),
             click.option("--watch/--enforce", "watch", default=None, help="Only watch, or refuse what does not fit."),
             click.option("--rung", multiple=True, metavar="RUNG",
                          help="What happens as money runs out: 'at=90% effort=low'. Repeatable, replaces the ladder."),
@@ -130,13 +132,14 @@ def set_(
 
 def _set_budget(name: str, options: SetOptions, as_json: bool, data: Path | None) -> None:
     from bursar.cli.budget_words import one_line
+    from bursar.core.budgets import TASK_RULES
     from bursar.views.budgets import kept_json
 
     with _open(data) as (desk, now_us):
         before = desk.find(name)
         if before is not None and before.source == "file":
             raise click.ClickException(f"budget {name!r} is in bursar.yaml: change it there, under budgets.{name}")
-        if before is None and not options.limit:
+        if before is None and not options.limit and name != TASK_RULES.name:
             raise click.UsageError(f"there is no budget {name!r} yet; a new one needs --limit, such as --limit 50")
         spec = merged(before.spec if before is not None else {}, options)
         _check_raise(name, spec, options, now_us)
@@ -255,9 +258,10 @@ def list_(with_tasks: bool, as_json: bool, data: Path | None) -> None:
 
 
 def _print_quiet(console: Console, quiet: Sequence[Budget]) -> None:
-    """A budget with ``each`` has no balance before the first call under it."""
+    """A budget with ``each`` has no balance before the first call under it; one without limits never has."""
     for budget in quiet:
-        console.print(f"{budget.name}: no call of any {budget.each} yet in its windows.", style="dim")
+        why = f"no call of any {budget.each} yet in its windows" if budget.limits else "how the limits of tasks behave"
+        console.print(f"{budget.name}: {why}.", style="dim")
 
 
 def _print_tasks(console: Console, tasks: Sequence[TaskStanding]) -> None:

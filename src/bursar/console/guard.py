@@ -1,11 +1,11 @@
 """Who may ask the console, and who may change something through it.
 
-Rule 1: without a token only requests that name a loopback host are answered, so that no web page can reach in by a DNS
-        name of its own (https://en.wikipedia.org/wiki/DNS_rebinding).
+Rule 1: without a token only requests that name a loopback host are answered, so that no web page can reach in by a
+        DNS name of its own (https://en.wikipedia.org/wiki/DNS_rebinding).
 Rule 2: with a token it is needed, as a bearer token or as the password of basic authentication.
 Rule 3: a change must not come from another site's page, whose requests carry what the browser knows of the user
-        (https://owasp.org/www-community/attacks/csrf): where the browser says where a request comes from, it must be the
-        console's own page, and a body must be JSON, which no form can send and no other site without being asked about.
+        (https://owasp.org/www-community/attacks/csrf): where the browser says where a request comes from, it must be
+        the console's own page, and a body must be JSON, which no form can send and no other site without a preflight.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The console over HTTP: health, metrics, pages and REST API on the gateway's port.
 
 Rule 1: who may ask, and who may change something, is decided first (``guard``): on loopback the request must name a
-        loopback host, elsewhere the admin token is needed; a change must come from the console's own page or from no page.
+        loopback host, elsewhere the admin token is needed; a change must come from the console's own page or from
+        none.
 Rule 2: only what is about budgets changes anything, and the server is told at once. All else only asks.
 Rule 3: health and metrics hold no names of people or tasks and need no token.
 Rule 4: a body is small and comes soon, or it is refused.

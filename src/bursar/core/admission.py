@@ -23,7 +23,6 @@ from .budgets import (
     TaskLimit,
     TotalsOf,
     Unit,
-    Use,
     check_of,
     scope_value,
     task_budget,
@@ -180,7 +179,7 @@ def checks_of(claim: Claim, chain: Sequence[TaskLimit]) -> tuple[Check, ...]:
             subjects = tuple(task.task for task in chain)
         else:
             subjects = (scope_value(claim.scope, budget.each) if budget.each else "",)
-        checks += [check_of(budget, limit, subject, claim.at_us) for subject in subjects for limit in budget.limits]
+        checks += [check_of(budget, i, subject, claim.at_us) for subject in subjects for i in range(len(budget.limits))]
     rules = next((budget for budget in claim.budgets if budget.name == TASK_RULES.name), TASK_RULES)
     checks.extend(task_budget(task, rules) for task in chain if task.limit is not None)
     return tuple(checks)
@@ -201,35 +200,43 @@ def posted(claim: Claim, chain: Sequence[TaskLimit], checks: Iterable[Check]) ->
 
 
 class _Case(NamedTuple):
-    """An enforced check with what is used of it."""
+    """An enforced check with what is used of it; ``left`` is what a hold may take, ``share`` what is used in thousandths."""
 
     check: Check
-    use: Use
+    spent: int
+    held: int
     limit: int
-
-    @property
-    def left(self) -> int:
-        return self.limit - self.use.used
+    left: int
+    share: int
 
     @property
     def free(self) -> int:
         """What would be left if everybody gave back all they hold."""
-        return self.limit - self.use.spent
+        return self.limit - self.spent
 
-    @property
-    def share(self) -> int:
-        return 1000 if self.check.limit <= 0 else max(0, self.use.used * 1000 // self.check.limit)
+
+class _Demand(NamedTuple):
+    """What an offer takes with an answer of some length: nano-USD (None: no price) and tokens."""
+
+    amount: int | None
+    tokens: int
+
+
+def _case(check: Check, totals: TotalsOf, final: bool) -> _Case:
+    spent, held = use_of(check, totals)
+    whole = check.limit
+    limit = whole if final else whole - check.kept
+    used = spent + held
+    return _Case(check, spent, held, limit, limit - used, used * 1000 // whole if whole > 0 else 1000)
 
 
 def admit(claim: Claim, checks: Sequence[Check], totals: TotalsOf, approved: Callable[[str], bool]) -> Admission:
     """Whether, and how, the attempt may be made. ``approved`` tells of an approval id whether somebody granted it."""
-    cases = [
-        _Case(check, use_of(check, totals), check.limit - (0 if claim.final else check.kept))
-        for check in checks
-        if check.budget.enforce
+    cases = [_case(check, totals, claim.final) for check in checks if check.budget.enforce]
+    active = [
+        rung for case in cases if case.check.budget.ladder for rung in case.check.budget.ladder if rung.at <= case.share
     ]
-    active = [rung for case in cases for rung in case.check.budget.ladder if rung.at <= case.share]
-    stopped = _stopped(claim, cases, approved)
+    stopped = _stopped(claim, cases, approved) if active else None
     if stopped is not None:
         return Denied(stopped)
     offers = [claim.offer(changes_of(active, claim.model) if active else UNCHANGED)]
@@ -298,28 +305,30 @@ def _deeper(claim: Claim, cases: Sequence[_Case], active: Sequence[Rung], first:
 
 def _admit_offer(claim: Claim, cases: Sequence[_Case], offer: Offer) -> Admission:
     """The whole worst case, else what nearly every answer needs, else crowded or denied."""
-    for tokens in (offer.output_tokens, _likely(cases, offer)):
-        short = _short(cases, offer, tokens, free=False)
-        if short is None:
-            return _taken(claim, cases, offer, tokens)
-        if not _can_shrink(claim, offer):
-            break
-    tokens = _likely(cases, offer) if _can_shrink(claim, offer) else offer.output_tokens
+    demand = _demand(offer, offer.output_tokens)
+    if _short(cases, demand) is None:
+        return _taken(claim, cases, offer, offer.output_tokens, demand)
+    if not _can_shrink(claim, offer):
+        return _not_now(cases, offer, offer.output_tokens)
+    tokens = _likely(cases, offer)
+    demand = _demand(offer, tokens)
+    if _short(cases, demand) is None:
+        return _taken(claim, cases, offer, tokens, demand)
     return _not_now(cases, offer, tokens)
 
 
 def _admit_tight(claim: Claim, cases: Sequence[_Case], offer: Offer) -> Admitted | None:
     """As many tokens as there is money for, if that is an answer at all."""
-    for tokens in (offer.output_tokens, _likely(cases, offer)):
-        if _short(cases, offer, tokens, free=False) is None:
-            return _taken(claim, cases, offer, tokens)
-        if not _can_shrink(claim, offer):
-            return None
-    tokens = min((_most(case, offer) for case in cases), default=offer.output_tokens)
-    floor = max((case.check.budget.floor_tokens for case in cases), default=FLOOR_TOKENS)
-    if tokens < min(floor, offer.output_tokens) or _short(cases, offer, tokens, free=False) is not None:
-        return None
-    return _taken(claim, cases, offer, tokens)
+    floor = offer.output_tokens
+    wanted = [offer.output_tokens]
+    if _can_shrink(claim, offer):
+        floor = min(floor, _floor(cases))
+        wanted += [_likely(cases, offer), min((_most(case, offer) for case in cases), default=offer.output_tokens)]
+    for tokens in wanted:
+        demand = _demand(offer, tokens)
+        if tokens >= floor and _short(cases, demand) is None:
+            return _taken(claim, cases, offer, tokens, demand)
+    return None
 
 
 def _can_shrink(claim: Claim, offer: Offer) -> bool:
@@ -327,12 +336,16 @@ def _can_shrink(claim: Claim, offer: Offer) -> bool:
     return offer.clampable or (claim.stream and offer.output_tokens > 0)
 
 
+def _floor(cases: Sequence[_Case]) -> int:
+    return max((case.check.budget.floor_tokens for case in cases), default=FLOOR_TOKENS)
+
+
 def _likely(cases: Sequence[_Case], offer: Offer) -> int:
-    floor = max((case.check.budget.floor_tokens for case in cases), default=FLOOR_TOKENS)
-    return min(offer.output_tokens, max(offer.likely, floor))
+    return min(offer.output_tokens, max(offer.likely, _floor(cases)))
 
 
 def _most(case: _Case, offer: Offer) -> int:
+    """The most output tokens that one check has room for; negative when it has none for the input."""
     match case.check.budget.unit:
         case "usd":
             return offer.output_tokens if offer.input is None else offer.affordable(case.left)
@@ -342,67 +355,72 @@ def _most(case: _Case, offer: Offer) -> int:
             return offer.output_tokens if case.left >= 1 else -1
 
 
-def _need(case: _Case, offer: Offer, tokens: int) -> int | None:
-    """What the offer takes of one check, None where that is not known and the budget lets nothing unknown through."""
+def _demand(offer: Offer, tokens: int) -> _Demand:
+    return _Demand(None if offer.input is None or tokens < 0 else offer.cost(tokens), offer.tokens(tokens))
+
+
+def _need(case: _Case, demand: _Demand) -> int | None:
+    """What is taken of one check, None where that is not known and the budget lets nothing unknown through."""
     budget = case.check.budget
-    match budget.unit:
-        case "usd" if offer.input is None:
-            return {"deny": None, "allow": 0, "assume": budget.assume}[budget.on_unpriced]
-        case "usd":
-            return offer.cost(tokens)
-        case "tokens":
-            return offer.tokens(tokens)
-        case "calls":
-            return 1
+    if budget.unit == "usd":
+        if demand.amount is not None:
+            return demand.amount
+        return {"deny": None, "allow": 0, "assume": budget.assume}[budget.on_unpriced]
+    return demand.tokens if budget.unit == "tokens" else 1
 
 
-def _short(cases: Sequence[_Case], offer: Offer, tokens: int, *, free: bool) -> _Case | None:
-    """The first check that the offer does not fit, with what is left or what would be ``free``. What costs nothing fits."""
+def _short(cases: Sequence[_Case], demand: _Demand, *, free: bool = False) -> _Case | None:
+    """The first check that the demand does not fit, of what is left or of what would be ``free``. What costs nothing fits."""
     for case in cases:
-        need = _need(case, offer, tokens)
+        need = _need(case, demand)
         if need is None or (need and need > (case.free if free else case.left)):
             return case
     return None
 
 
 def _not_now(cases: Sequence[_Case], offer: Offer, tokens: int) -> Crowded | Denied:
-    short = _short(cases, offer, tokens, free=True)
+    short = _short(cases, _demand(offer, tokens), free=True)
     if short is not None:
         # With the likely answer it cannot fit whatever is released; with the least answer it might.
-        least = min(tokens, short.check.budget.floor_tokens) if offer.clampable else tokens
-        still = _short(cases, offer, least, free=True)
+        tokens = min(tokens, short.check.budget.floor_tokens) if offer.clampable else tokens
+        still = _short(cases, _demand(offer, tokens), free=True)
         if still is not None:
-            need = _need(still, offer, least)
+            need = _need(still, _demand(offer, tokens))
             return Denied(_refusal("unpriced" if need is None else "budget_exceeded", still, need))
-        tokens = least
-    blocked = _short(cases, offer, tokens, free=False)
+    demand = _demand(offer, tokens)
+    blocked = _short(cases, demand)
     if blocked is None:  # the least answer fits right now: it is for _admit_tight to give it
         assert short is not None
-        return Denied(_refusal("budget_exceeded", short, _need(short, offer, tokens)))
-    return Crowded(blocked.check.posted, _refusal("budget_exceeded", blocked, _need(blocked, offer, tokens)))
+        return Denied(_refusal("budget_exceeded", short, _need(short, demand)))
+    return Crowded(blocked.check.posted, _refusal("budget_exceeded", blocked, _need(blocked, demand)))
 
 
-def _taken(claim: Claim, cases: Sequence[_Case], offer: Offer, tokens: int) -> Admitted:
+def _taken(claim: Claim, cases: Sequence[_Case], offer: Offer, tokens: int, demand: _Demand) -> Admitted:
+    amount = demand.amount
+    tightest: _Case | None = None
+    left = share = least = 0
+    for case in cases:
+        need = _need(case, demand) or 0
+        if amount is None and need and case.check.budget.unit == "usd":
+            amount = need  # assumed: nobody knows what it will cost
+        remaining = case.left - need
+        part = thousandths(remaining, case.check.limit)
+        if tightest is None or part < least:
+            tightest, left, least = case, remaining, part
+        share = max(share, case.share)
     smaller = tokens < offer.output_tokens
     extend = smaller and claim.stream and (not offer.clampable or _extends(cases))
-    if offer.input is None:
-        amount = max((_need(case, offer, tokens) or 0 for case in cases if case.check.budget.unit == "usd"), default=0)
-        held = NanoUSD(amount) if amount else None
-    else:
-        held = NanoUSD(offer.cost(tokens))
-    lefts = [(case.left - (_need(case, offer, tokens) or 0), case) for case in cases]
-    left, tightest = min(lefts, key=lambda pair: thousandths(pair[0], pair[1].check.limit), default=(None, None))
     return Admitted(
         offer=offer,
-        amount=held,
-        tokens=offer.tokens(tokens),
+        amount=None if amount is None else NanoUSD(amount),
+        tokens=demand.tokens,
         output_tokens=tokens,
         output_cap=tokens if smaller and offer.clampable and not extend else None,
         extend=extend,
         rungs=offer.changes.names,
         tightest=tightest.check if tightest else None,
-        left=left,
-        share=max((case.share for case in cases), default=0),
+        left=left if tightest else None,
+        share=share,
     )
 
 
@@ -421,8 +439,8 @@ def _refusal(
         window=check.window.text,
         unit=check.budget.unit,
         limit=check.limit,
-        spent=case.use.spent,
-        held=case.use.held,
+        spent=case.spent,
+        held=case.held,
         needed=needed,
         resets_us=None if check.window.kind == "rolling" else check.span.end_us,
         kept=check.limit - case.limit,
@@ -434,8 +452,7 @@ def more(checks: Sequence[Check], totals: TotalsOf, *, amount: int, tokens: int)
     for check in checks:
         if not check.budget.enforce:
             continue
-        use = use_of(check, totals)
-        case = _Case(check, use, check.limit)
+        case = _case(check, totals, True)
         need = {"usd": amount, "tokens": tokens, "calls": 0}[check.budget.unit]
         if need and need > case.left:
             return _refusal("budget_exceeded", case, need)

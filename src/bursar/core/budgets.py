@@ -9,6 +9,7 @@ Rule 3: an attempt without a known price is NULL money everywhere; what a budget
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import field
 from fnmatch import fnmatchcase
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -54,6 +55,8 @@ FLOOR_TOKENS: Final = 256
 
 LABEL_PREFIX: Final = "label:"
 TASK_DEPTH_MAX: Final = 32
+_CHECKS_MAX: Final = 10_000
+_COLUMNS: Final = frozenset(SCOPE_COLUMNS)
 
 
 class Totals(NamedTuple):
@@ -119,11 +122,15 @@ class Budget:
     input: Literal["dearest", "likely"] = "dearest"
     enforce: bool = True
     raised: Raise | None = None
+    checks: dict[tuple[int, str], Check] = field(default_factory=dict, compare=False, repr=False)
+    """The last check of each limit and value: it holds until its window ends (``check_of``)."""
 
     def covers(self, scope: Scope) -> bool:
         """Whether a call with this scope falls under it. With ``each``, a call without that value does not."""
         if self.each and self.each != "task" and not scope_value(scope, self.each):
             return False
+        if not self.match:
+            return True
         return all(
             any(fnmatchcase(scope_value(scope, column), pattern) for pattern in patterns)
             for column, patterns in self.match
@@ -199,10 +206,10 @@ class Standing:
 
 def scope_value(scope: Scope, column: str) -> str:
     """The value of a scope column or of ``label:NAME``, "" where there is none."""
-    if column.startswith(LABEL_PREFIX):
-        return dict(scope.labels).get(column[len(LABEL_PREFIX) :], "")
-    assert column in SCOPE_COLUMNS, column
-    return getattr(scope, column)
+    if column in _COLUMNS:
+        return getattr(scope, column)
+    assert column.startswith(LABEL_PREFIX), column
+    return dict(scope.labels).get(column[len(LABEL_PREFIX) :], "")
 
 
 def account_prefix(budget: str, window: Window, span: Span) -> str:
@@ -218,15 +225,34 @@ def account_of(budget: Budget, window: Window, span: Span, subject: str) -> str:
     return f"{name}={subject}" if budget.each else name
 
 
-def check_of(budget: Budget, limit: Limit, subject: str, at_us: int) -> Check:
-    """The check of one limit, for one value of ``each`` ("" without it)."""
+def check_of(budget: Budget, index: int, subject: str, at_us: int) -> Check:
+    """The check of one of a budget's limits, for one value of ``each`` ("" without it)."""
+    limit = budget.limits[index]
     window = limit.window
+    recent = budget.checks.get((index, subject))
+    if recent is not None and budget.raised is None and _still(recent, at_us):
+        return recent
     span = window.span(at_us)
     posted = account_of(budget, window, span, subject)
     accounts = (posted,)
     if window.kind == "rolling":
         accounts = tuple(account_of(budget, window, part, subject) for part in window.rolling_spans(at_us))
-    return Check(budget, subject, window, span, budget.limit_at(limit, at_us), posted, accounts, budget.reserve)
+    check = Check(budget, subject, window, span, budget.limit_at(limit, at_us), posted, accounts, budget.reserve)
+    if len(budget.checks) >= _CHECKS_MAX:  # values come from strangers: remember them, within bounds
+        budget.checks.clear()
+    budget.checks[index, subject] = check
+    return check
+
+
+def _still(check: Check, at_us: int) -> bool:
+    """Whether a check made earlier is that of this moment."""
+    span, window = check.span, check.window
+    if at_us < span.start_us or (span.end_us is not None and at_us >= span.end_us):
+        return False
+    # Of a rolling window the part at its far end may have fallen out.
+    return window.kind != "rolling" or check.accounts[0] == account_of(
+        check.budget, window, window.first_part(at_us), check.subject
+    )
 
 
 _LIFETIME: Final = Window("lifetime", "lifetime")
@@ -247,19 +273,23 @@ TotalsOf: TypeAlias = Callable[[str], Totals]
 def use_of(check: Check, totals: TotalsOf) -> Use:
     """What is used of a check, attempts without a price counted as its budget says."""
     budget = check.budget
+    assumed = budget.assume if budget.on_unpriced == "assume" else 0
+    unit = budget.unit
+    if unit == "usd" and not assumed and len(check.accounts) == 1:  # nearly always
+        found = totals(check.posted)
+        return Use(found.spent, found.held)
     spent = held = 0
     for account in check.accounts:
         found = totals(account)
-        match budget.unit:
-            case "usd":
-                spent += found.spent + (found.unpriced * budget.assume if budget.on_unpriced == "assume" else 0)
-                held += found.held
-            case "tokens":
-                spent += found.spent_tokens
-                held += found.held_tokens
-            case "calls":
-                spent += found.spent_calls
-                held += found.held_calls
+        if unit == "usd":
+            spent += found.spent + found.unpriced * assumed
+            held += found.held
+        elif unit == "tokens":
+            spent += found.spent_tokens
+            held += found.held_tokens
+        else:
+            spent += found.spent_calls
+            held += found.held_calls
     return Use(spent, held)
 
 

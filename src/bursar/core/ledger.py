@@ -18,7 +18,7 @@ from .prices import Charge
 from .scopes import Scope
 from .values import valueclass
 
-__all__ = ["ENDINGS", "Attempt", "Door", "Ending", "EntryKind", "Opening", "Status", "accounts"]
+__all__ = ["ENDINGS", "Attempt", "Door", "Ending", "EntryKind", "Opening", "Status", "accounts", "admitted_opening"]
 
 Door: TypeAlias = Literal["gateway", "sdk", "otlp", "import"]
 EntryKind: TypeAlias = Literal["hold", "extend", "settle", "void", "expire", "adjust", "rollup"]
@@ -55,6 +55,28 @@ class Opening:
     span_id: str = ""
     decision: str = "{}"
     model_sent: str = ""
+
+
+def admitted_opening(opening: Opening, *, model_sent: str, estimate: Charge, decision: str) -> Opening:
+    """The opening with what a budget decided. Written out: ``dataclasses.replace`` takes four times as long."""
+    return Opening(
+        opening.attempt_id,
+        opening.call_id,
+        opening.kind,
+        opening.door,
+        opening.operation,
+        opening.started_us,
+        opening.provider,
+        opening.model_asked,
+        opening.scope,
+        estimate,
+        opening.number,
+        opening.stream,
+        opening.trace_id,
+        opening.span_id,
+        decision,
+        model_sent,
+    )
 
 
 @valueclass

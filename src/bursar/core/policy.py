@@ -38,6 +38,7 @@ OUTPUT_TOKENS_MAX: Final = 131_072
 SEARCHES_ASSUMED: Final = 10
 """Searches of the provider's own that are held for where the request sets no limit to them: the one cost without a bound."""
 
+_CHARACTERS_PER_TOKEN: Final = 4
 _OUTPUT_UNITS: Final = ("output_tokens", "reasoning_tokens", "citation_tokens")
 _FEES: Final = frozenset({"web_searches", "social_searches", "file_searches", "code_executions"})
 
@@ -83,31 +84,68 @@ def worst_case(book: PriceBook, *, provider: str, model: str, at: datetime, term
     card = book.card(provider, model, at, terms) if model else None
     if card is None or _has_no_price(card, bounds):
         return WorstCase(None, Rate(0, 1))
-    units = {"input_tokens", *bounds.writes_cache, *(f"input_{m}_tokens" for m in bounds.modalities)}
-    total = _most(_dearest(card, units, bounds.input_tokens), bounds.input_tokens)
-    total += _rounding(card, "input") + _rounding(card, "output")
-    for unit, count in (
-        ("requests", 1),
-        ("machine_ms", bounds.machine_ms),
-        ("input_characters", bounds.input_tokens * 4),
-    ):
-        total += _most(_dearest(card, {unit}, bounds.input_tokens), count)
+    rates = _rates(card, bounds)
+    tokens = bounds.input_tokens
+    total = rates.rounding + _most(rates.input, tokens) + _most(rates.request, 1)
+    if rates.machine.numerator:
+        total += _most(rates.machine, bounds.machine_ms)
+    if rates.characters.numerator:
+        total += _most(rates.characters, tokens * _CHARACTERS_PER_TOKEN)
     if bounds.searches:
-        total += _most(_dearest(card, _FEES, bounds.input_tokens), bounds.searches)
-    out = _dearest(card, {*_OUTPUT_UNITS, *(f"output_{m}_tokens" for m in bounds.modalities)}, bounds.input_tokens)
+        total += _most(rates.fee, bounds.searches)
+    output = (
+        rates.output if bounds.choices == 1 else Rate(rates.output.numerator * bounds.choices, rates.output.denominator)
+    )
     likely = None
-    cached = min(bounds.cached_tokens, bounds.input_tokens)
-    if cached:
-        read = _dearest(card, {"cache_read_tokens"}, bounds.input_tokens)
-        dear = _dearest(card, units, bounds.input_tokens)
-        if read.numerator:
-            likely = NanoUSD(
-                total
-                - _most(dear, bounds.input_tokens)
-                + _most(dear, bounds.input_tokens - cached)
-                + _most(read, cached)
-            )
-    return WorstCase(NanoUSD(total), Rate(out.numerator * bounds.choices, out.denominator), likely)
+    cached = min(bounds.cached_tokens, tokens)
+    if cached and rates.cached.numerator:
+        likely = NanoUSD(
+            total - _most(rates.input, tokens) + _most(rates.input, tokens - cached) + _most(rates.cached, cached)
+        )
+    return WorstCase(NanoUSD(total), output, likely)
+
+
+class _Rates(NamedTuple):
+    """The dearest rates of a rate card for one kind of request."""
+
+    input: Rate
+    output: Rate
+    cached: Rate
+    request: Rate
+    machine: Rate
+    characters: Rate
+    fee: Rate
+    rounding: int
+
+
+_KNOWN_RATES: Final[dict[tuple[int, tuple[str, ...], tuple[str, ...], int], tuple[RateCard, _Rates]]] = {}
+_RATES_MAX: Final = 1_000
+
+
+def _rates(card: RateCard, bounds: Bounds) -> _Rates:
+    """Worked out once for a card, what is in the request, and the tiers that its input can reach."""
+    reached = sum(start < bounds.input_tokens for row in card.rows if len(row.tiers) > 1 for start, _ in row.tiers)
+    key = (id(card), bounds.writes_cache, bounds.modalities, reached)
+    known = _KNOWN_RATES.get(key)
+    if known is not None and known[0] is card:
+        return known[1]
+    tokens = bounds.input_tokens
+    inputs = {"input_tokens", *bounds.writes_cache, *(f"input_{m}_tokens" for m in bounds.modalities)}
+    outputs = {*_OUTPUT_UNITS, *(f"output_{m}_tokens" for m in bounds.modalities)}
+    rates = _Rates(
+        input=_dearest(card, inputs, tokens),
+        output=_dearest(card, outputs, tokens),
+        cached=_dearest(card, {"cache_read_tokens"}, tokens),
+        request=_dearest(card, {"requests"}, tokens),
+        machine=_dearest(card, {"machine_ms"}, tokens),
+        characters=_dearest(card, {"input_characters"}, tokens),
+        fee=_dearest(card, _FEES, tokens),
+        rounding=_rounding(card, "input") + _rounding(card, "output"),
+    )
+    if len(_KNOWN_RATES) >= _RATES_MAX:
+        _KNOWN_RATES.clear()
+    _KNOWN_RATES[key] = (card, rates)
+    return rates
 
 
 def _most(rate: Rate, units: int) -> int:

@@ -70,11 +70,16 @@ class Window:
         """How long one part of a rolling window is, in whole seconds."""
         return -(-self.length_us // (PARTS * _US)) * _US
 
+    def first_part(self, at_us: int) -> Span:
+        """The oldest part that a rolling window ending at ``at_us`` touches."""
+        start = (at_us - self.length_us) // self.part_us * self.part_us
+        return Span(start, start + self.part_us)
+
     def rolling_spans(self, at_us: int) -> tuple[Span, ...]:
         """The parts that a rolling window ending at ``at_us`` touches, oldest first."""
         part = self.part_us
-        first, last = (at_us - self.length_us) // part, at_us // part
-        return tuple(Span(index * part, (index + 1) * part) for index in range(first, last + 1))
+        starts = range(self.first_part(at_us).start_us, at_us + 1, part)
+        return tuple(Span(start, start + part) for start in starts)
 
     def _midnight(self, day: datetime) -> int:
         # Where a day begins with an hour that does not exist, this is the moment at which the clock jumps.

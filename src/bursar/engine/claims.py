@@ -8,7 +8,6 @@ Rule 3: what is learned comes from answers that ended by themselves, and from re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import Any, Final
@@ -16,10 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from bursar.core.admission import Admitted, Claim, Offer
-from bursar.core.budget_fields import amount_text
 from bursar.core.budgets import Budget, TaskLimit
 from bursar.core.ladder import Changes
-from bursar.core.ledger import Attempt, Opening
+from bursar.core.ledger import Attempt, Opening, admitted_opening
 from bursar.core.policy import (
     OUTPUT_TOKENS_ASSUMED,
     OUTPUT_TOKENS_MAX,
@@ -41,6 +39,7 @@ __all__ = ["KIND_LABEL", "Asking", "Claims", "decision", "observed_claim"]
 KIND_LABEL: Final = "kind"
 """The label that says what kind of task a call is for: calls of one kind have answers of like length."""
 
+_encode: Final = msgspec.json.Encoder().encode
 _CONTEXT_TOKENS_ASSUMED: Final = 200_000
 _SEARCH_TOKENS: Final = 10_000
 """What one search of the provider's own may add to the input: some ten results of a page each."""
@@ -117,49 +116,53 @@ class Claims:
         model = changes.model or opening.model_asked
         bounds = self._bounds(rulebook, asking, model, changes, opening)
         worst = worst_case(
-            rulebook.book, provider=asking.price_id, model=model, at=asking.at, terms=_terms(facts.terms, changes.tier),
+            rulebook.book,
+            provider=asking.price_id,
+            model=model,
+            at=asking.at,
+            terms=_terms(facts.terms, changes.tier),
             bounds=bounds,
-        )  # fmt: skip
+        )
         return Offer(
-            changes=changes,
-            input=worst.input,
-            input_tokens=bounds.input_tokens,
-            output=worst.output,
-            output_tokens=bounds.output_tokens,
-            likely=self._sizes.likely_tokens(_tag(opening.scope), model),
-            clampable=asking.can_cap,
-            choices=bounds.choices,
-            likely_input=worst.likely_input,
+            changes,
+            worst.input,
+            bounds.input_tokens,
+            worst.output,
+            bounds.output_tokens,
+            self._sizes.likely_tokens(_tag(opening.scope), model),
+            asking.can_cap,
+            bounds.choices,
+            worst.likely_input,
         )
 
     def _bounds(self, rulebook: Rulebook, asking: Asking, model: str, changes: Changes, opening: Opening) -> Bounds:
         facts = asking.facts
-        prices = rulebook.book.find(asking.price_id, model) if model else None
-        context = prices.context_window if prices else None
         thread = _thread(opening.scope)
         searches = SEARCHES_ASSUMED if facts.searches_max is None else facts.searches_max
-        tokens = self._sizes.input_tokens_max(model, facts.text_bytes, thread)
-        tokens += min(facts.media_tokens, context or facts.media_tokens) + searches * _SEARCH_TOKENS
-        if facts.unseen_input:
-            tokens = max(tokens, context or _CONTEXT_TOKENS_ASSUMED)
-        output = facts.output_cap
-        if facts.operation == "embeddings":
-            output = 0
-        elif output is None:
-            output = min(OUTPUT_TOKENS_MAX, context or OUTPUT_TOKENS_MAX)
+        tokens = self._sizes.input_tokens_max(model, facts.text_bytes, thread) + searches * _SEARCH_TOKENS
+        output = 0 if facts.operation == "embeddings" else facts.output_cap
+        if facts.media_tokens or facts.unseen_input or output is None:
+            prices = rulebook.book.find(asking.price_id, model) if model else None
+            context = prices.context_window if prices else None
+            tokens += min(facts.media_tokens, context or facts.media_tokens)
+            if facts.unseen_input:
+                tokens = max(tokens, context or _CONTEXT_TOKENS_ASSUMED)
+            if output is None:
+                output = min(OUTPUT_TOKENS_MAX, context or OUTPUT_TOKENS_MAX)
         if changes.output_cap is not None:
             output = min(output, changes.output_cap)
+        writes = facts.writes_cache
+        if changes.short_cache:
+            writes = tuple(unit for unit in writes if unit != _LONG_CACHE)
         return Bounds(
-            input_tokens=tokens,
-            output_tokens=output,
-            choices=facts.choices,
-            writes_cache=tuple(
-                unit for unit in facts.writes_cache if not (changes.short_cache and unit == _LONG_CACHE)
-            ),
-            modalities=facts.modalities,
-            searches=searches,
-            machine_ms=asking.machine_ms_max,
-            cached_tokens=self._sizes.cached_tokens(model, facts.text_bytes, thread, opening.started_us),
+            tokens,
+            output,
+            facts.choices,
+            writes,
+            facts.modalities,
+            searches,
+            asking.machine_ms_max,
+            self._sizes.cached_tokens(model, facts.text_bytes, thread, opening.started_us) if thread else 0,
         )
 
 
@@ -167,7 +170,7 @@ _CUT_SHORT: Final = frozenset({"length", "max_tokens", "MAX_TOKENS", "max_output
 
 
 def _tag(scope: Scope) -> str:
-    return dict(scope.labels).get(KIND_LABEL) or scope.agent
+    return (dict(scope.labels).get(KIND_LABEL) if scope.labels else None) or scope.agent
 
 
 def _thread(scope: Scope) -> str:
@@ -194,7 +197,7 @@ def _opened(rulebook: Rulebook, opening: Opening, asking: Asking, admitted: Admi
             terms=_terms(asking.facts.terms, changes.tier), input_tokens=asking.facts.input_tokens_estimate, output_cap=cap,
         )  # fmt: skip
     text = decision(opening.provider, model, "primary" if not changes.model else "cheaper", admitted)
-    return replace(opening, model_sent=changes.model, estimate=charge, decision=text)
+    return admitted_opening(opening, model_sent=changes.model, estimate=charge, decision=text)
 
 
 def decision(provider: str, model: str, rung: str = "primary", admitted: Admitted | None = None) -> str:
@@ -206,7 +209,8 @@ def decision(provider: str, model: str, rung: str = "primary", admitted: Admitte
         "subject": admitted.tightest.subject,
         "window": admitted.tightest.window.text,
         "share": admitted.share,
-        "left": amount_text(admitted.tightest.budget.unit, admitted.left or 0),
+        "unit": admitted.tightest.budget.unit,
+        "left": admitted.left,
         "held_nanousd": admitted.amount,
         "worst_output_tokens": admitted.offer.output_tokens,
         "held_output_tokens": admitted.output_tokens,
@@ -217,13 +221,13 @@ def decision(provider: str, model: str, rung: str = "primary", admitted: Admitte
         budget["changed"] = admitted.rungs
     why = "asked" if not admitted.rungs else f"budget {admitted.tightest.budget.name}"
     found = {"rung": rung, "why": why, "candidates": [{"provider": provider, "model": model}], "budget": budget}
-    return msgspec.json.encode(found).decode()
+    return _encode(found).decode()
 
 
 @lru_cache(maxsize=4096)
 def _plain_decision(provider: str, model: str, rung: str) -> str:
     found = {"rung": rung, "why": "asked", "candidates": [{"provider": provider, "model": model}]}
-    return msgspec.json.encode(found).decode()
+    return _encode(found).decode()
 
 
 def observed_claim(in_force: Sequence[Budget], attempt: Attempt) -> Claim | None:

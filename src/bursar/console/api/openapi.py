@@ -206,12 +206,11 @@ _SCHEMAS: Final[dict[str, Schema]] = {
     "Budgets": _object({"rows": _list(_ref("Budget"))}),
     "BudgetSpec": {
         "type": "object",
-        "description": "As under budgets in bursar.yaml.",
+        "description": "As under budgets in bursar.yaml. All but `task` need a limit.",
         "properties": {
             "limit": {"description": 'An amount such as "50", "2M tokens" or "100 calls", or one for each window.'},
             **{name: {} for name in BUDGET_FIELDS if name != "limit"},
         },
-        "required": ["limit"],
         "additionalProperties": False,
     },
     "Removed": _object({"removed": _TEXT}),

@@ -1,7 +1,8 @@
 // The console's page. It asks the API and shows the answer; it computes no money but for its digits.
 import { showApprovals, showBudgets } from "./budgets.js";
 import {
-  ask, compact, cost, duration, fail, fill, id, live, make, money, nano, percent, plural, POLL_MS, ratio, state, svg, tokens, when,
+  ask, compact, cost, duration, fail, fill, id, live, make, money, nano, percent, plural, POLL_MS, ratio, state, svg, tokens,
+  when,
 } from "./parts.js";
 
 const OVERVIEW_MS = 60000;

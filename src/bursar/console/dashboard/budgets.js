@@ -54,7 +54,8 @@ function per(window) {
 function standingRow(row, name, notes) {
   const unit = row.unit === "usd" ? "" : ` ${row.unit}`;
   const held = nonzero(row.held) ? `, ${figure(row.unit, row.held)} held` : "";
-  const unpriced = row.unit === "usd" && row.unpriced_attempts;
+  const spent = figure(row.unit, row.spent);
+  const unpriced = row.unit === "usd" ? row.unpriced_attempts : 0; // tokens and calls are known without a price
   const left = row.unit === "usd" ? nano(row.left) <= 0n : row.left <= 0;
   return make(
     "tr",
@@ -62,8 +63,8 @@ function standingRow(row, name, notes) {
     make("td", { class: "name" }, name, ...notes.map((note) => make("span", { class: "small" }, note))),
     make("td", { class: "use" },
       meter(row),
-      make("span", { class: "small" }, `${figure(row.unit, row.spent)} spent${held} of ${figure(row.unit, row.limit)}${unit}`),
-      unpriced ? make("span", { class: "small warn" }, `? ${row.unpriced_attempts.toLocaleString("en-US")} unpriced: cost not known`) : ""),
+      make("span", { class: "small" }, `${spent} spent${held} of ${figure(row.unit, row.limit)}${unit}`),
+      unpriced ? make("span", { class: "small warn" }, `? ${compact(unpriced)} unpriced: cost not known`) : ""),
     make("td", { class: left ? "number bad" : "number" }, figure(row.unit, row.left),
       resets(row) ? make("span", { class: "small folded" }, `resets ${resets(row)}`) : ""),
     make("td", { class: "number quiet optional", title: row.resets_at || "" }, resets(row)),
@@ -85,31 +86,34 @@ export async function showBudgets(taskLink) {
   const text = JSON.stringify([budgets, tasks, minute]);
   if (text === shownBudgets) return;
   shownBudgets = text;
-  id("budgets").hidden = !budgets.rows.length && !tasks.rows.length;
   const rows = [];
   for (const budget of budgets.rows) {
     for (const row of budget.standings) {
+      const { raise } = budget;
       const notes = [per(row.window), budget.enforced ? "" : "watched, not enforced",
-        budget.raise && budget.raise.in_force ? `raised by ${figure(row.unit, budget.raise.by)} until ${when(budget.raise.until)}` : ""];
+        raise && raise.in_force ? `raised by ${figure(row.unit, raise.by)} until ${when(raise.until)}` : ""];
       const name = make("span", {}, row.subject ? `${budget.name}: ${budget.each} ${row.subject}` : budget.name);
       rows.push(standingRow(row, name, notes.filter(Boolean)));
     }
-    if (!budget.standings.length) rows.push(moreRow(`${budget.name}: no call of any ${budget.each} yet`));
+    if (!budget.standings.length && budget.limits.length) rows.push(moreRow(`${budget.name}: no call of any ${budget.each} yet`));
     if (budget.more_standings) {
-      rows.push(moreRow(`and ${budget.more_standings.toLocaleString("en-US")} more: bursar budgets show ${budget.name}`));
+      const count = budget.more_standings.toLocaleString("en-US");
+      rows.push(moreRow(`and ${count} more: bursar budgets show ${budget.name}`));
     }
   }
   const fullest = [...tasks.rows].sort((one, other) => (other.used_share ?? 1) - (one.used_share ?? 1));
   rows.push(...fullest.slice(0, TASK_LIMITS).map((row) => standingRow(row, taskLink(row.task), ["task limit"])));
   const more = tasks.more_rows + Math.max(0, fullest.length - TASK_LIMITS);
   if (more) rows.push(moreRow(`and ${plural(more, "more task")} with a limit: bursar budgets list --tasks`));
+  id("budgets").hidden = !rows.length;
   fill(id("standings"), [["Budget", ""], ["Used", ""], ["Left", "number"], ["Resets", "number optional"]], rows, "");
 }
 
 // --- what waits for a yes --------------------------------------------------------------------------------
 
 function who(approval) {
-  return Object.entries(approval.who).map(([column, value]) => `${column.replace("_", " ")} ${value}`).join(", ") || "calls that name nobody";
+  const names = Object.entries(approval.who).map(([column, value]) => `${column.replace("_", " ")} ${value}`);
+  return names.join(", ") || "calls that name nobody";
 }
 
 function approvalItem(approval) {

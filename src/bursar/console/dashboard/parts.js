@@ -1,4 +1,5 @@
-// What every part of the page is made of: elements, figures as text, questions to the API, and what is said to whoever listens.
+// What every part of the page is made of: elements, figures as text, questions to the API, and what is said to whoever
+// listens.
 // Names of tasks, models and agents were written by strangers: they reach the page as text nodes alone.
 
 export const POLL_MS = 2000;
