@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bursar.core.admission import Admission, Claim, Denied, admit, checks_of, posted
-from bursar.core.budgets import NO_TOTALS, TASK_DEPTH_MAX, Check, TaskLimit, Totals, TotalsOf
+from bursar.core.budgets import NO_TOTALS, TASK_DEPTH_MAX, Check, TaskLimit, Totals
 from bursar.core.call import NeedsHold
 from bursar.core.money import NanoUSD
 from bursar.core.scopes import SCOPE_COLUMNS
@@ -38,13 +38,13 @@ class Asked(NamedTuple):
 
 
 class Admissions:
-    """One per connection. ``deltas`` is what the open transaction has posted so far, by account."""
+    """One per connection. ``pending`` tells what the open transaction has posted so far, by account."""
 
     def __init__(
-        self, db: sqlite3.Connection, deltas: Mapping[str, Sequence[int]], clock_us: Callable[[], int]
+        self, db: sqlite3.Connection, pending: Callable[[], Mapping[str, Totals]], clock_us: Callable[[], int]
     ) -> None:
         self._db = db
-        self._deltas = deltas
+        self._pending = pending
         self._clock_us = clock_us
         self._chains: dict[str, tuple[TaskLimit, ...]] = {}
         self._version = -1
@@ -67,30 +67,22 @@ class Admissions:
         """None where no budget looks at the call."""
         if not asked.checks:
             return None
-        outcome = admit(asked.claim, asked.checks, self.overlaid(totals), self._approved)
+        outcome = admit(asked.claim, asked.checks, lambda account: totals.get(account, NO_TOTALS), self._approved)
         if isinstance(outcome, Denied) and outcome.refusal.approval:
             self._ask_approval(asked, outcome)
         return outcome
 
     def totals(self, accounts: Iterable[str]) -> dict[str, Totals]:
-        """What the file says of these accounts."""
-        rows = select_in(self._db, "SELECT * FROM balance WHERE account IN", list(dict.fromkeys(accounts)))
+        """What the file says of these accounts, with what the transaction has posted since."""
+        names = list(dict.fromkeys(accounts))
+        rows = select_in(self._db, "SELECT * FROM balance WHERE account IN", names)
         make = Totals._make
-        return {row[0]: make(row[1:]) for row in rows}
-
-    def overlaid(self, totals: Mapping[str, Totals]) -> TotalsOf:
-        """The file's totals with what this transaction has posted since."""
-
-        deltas = self._deltas
-        if not deltas:
-            return lambda account: totals.get(account, NO_TOTALS)
-
-        def of(account: str) -> Totals:
-            found = totals.get(account, NO_TOTALS)
-            delta = deltas.get(account)
-            return found if delta is None else found.plus(delta)
-
-        return of
+        totals = dict.fromkeys(names, NO_TOTALS)
+        totals.update([(row[0], make(row[1:])) for row in rows])
+        for name, delta in self._pending().items():
+            if name in totals:
+                totals[name] = totals[name].plus(delta)
+        return totals
 
     def place(self, task: TaskLimit) -> tuple[TaskLimit, ...]:
         """Enter where an observed task stands. Returns it with those above it."""

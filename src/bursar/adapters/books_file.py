@@ -101,7 +101,7 @@ class BooksFile:
     ) -> None:
         self._clock_us = clock_us
         self._hold_ttl_us = hold_ttl_us
-        self._deltas: dict[str, list[int]] = {}
+        self._posted: dict[str, Totals] = {}
         self.released: frozenset[str] = frozenset()
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=0)
@@ -111,7 +111,7 @@ class BooksFile:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
             self._create(path)
-            self.admissions = Admissions(self._db, self._deltas, clock_us)
+            self.admissions = Admissions(self._db, self._pending, clock_us)
         except (sqlite3.Error, OSError) as error:
             raise BooksFailedError(
                 f"{path} cannot be opened as the books: {error}. Make it readable, put back a copy of it, or choose "
@@ -189,17 +189,17 @@ class BooksFile:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 result = work()
-                if self._deltas:
-                    self._post_deltas()
+                pending = self._pending()
+                self._post_deltas(pending)
                 self._db.execute("COMMIT")
-                self.released = frozenset(name for name, delta in self._deltas.items() if delta[0] < 0 or delta[5] < 0)
+                self.released = frozenset(name for name, delta in pending.items() if delta[0] < 0 or delta[5] < 0)
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 self.admissions.forget()
                 raise
             finally:
-                self._deltas.clear()
+                self._posted.clear()
         except sqlite3.Error as error:
             raise books_error(error) from error
         return result
@@ -248,6 +248,8 @@ class BooksFile:
             if isinstance(outcome, Held):
                 entry = self._hold_row(need, outcome, now)
                 self._post(entry)
+                for name in totals.keys() & outcome.accounts:  # the next one in this batch finds it held
+                    totals[name] = totals[name].plus(entry[4:11])
                 entries.append(entry)
                 rows.append((entry.attempt_id, entry.held, now + self._hold_ttl_us, entry.accounts, entry.held_tokens))
         enter_all(self._db, entries)
@@ -310,7 +312,7 @@ class BooksFile:
         attempt_id = need.opening.attempt_id
         checks = need.held.checks
         totals = self.admissions.totals(name for check in checks for name in check.accounts)
-        refusal = more(checks, self.admissions.overlaid(totals), amount=need.amount, tokens=need.tokens)
+        refusal = more(checks, totals.__getitem__, amount=need.amount, tokens=need.tokens)
         if refusal is not None:
             return NotHeld("", refusal)
         found = self._db.execute(
@@ -461,21 +463,26 @@ class BooksFile:
         return True
 
     def _post(self, row: EntryRow) -> None:
-        changes = row[4:11]
-        for name in _names(row.accounts):
-            delta = self._deltas.get(name)
-            self._deltas[name] = (
-                list(changes) if delta is None else [a + b for a, b in zip(delta, changes, strict=True)]
-            )
+        # By the list of accounts: most calls of a batch share theirs.
+        before = self._posted.get(row.accounts)
+        self._posted[row.accounts] = Totals(*row[4:11]) if before is None else before.plus(row[4:11])
 
-    def _post_deltas(self) -> None:
-        # One statement per account and transaction: most calls of a batch share theirs.
+    def _pending(self) -> dict[str, Totals]:
+        """What this transaction has posted so far, by account."""
+        pending: dict[str, Totals] = {}
+        for text, changes in self._posted.items():
+            for name in _names(text):
+                before = pending.get(name)
+                pending[name] = changes if before is None else before.plus(changes)
+        return pending
+
+    def _post_deltas(self, pending: dict[str, Totals]) -> None:
         self._db.executemany(
             "INSERT INTO balance VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (account) DO UPDATE SET"
             " held_nanousd = held_nanousd + ?2, spent_nanousd = spent_nanousd + ?3, unpriced = unpriced + ?4,"
             " held_tokens = held_tokens + ?5, spent_tokens = spent_tokens + ?6, held_calls = held_calls + ?7,"
             " spent_calls = spent_calls + ?8",
-            [(name, *delta) for name, delta in self._deltas.items()],
+            [(name, *delta) for name, delta in pending.items()],
         )
 
     # --- the sweeper ------------------------------------------------------------------------------------------

@@ -71,7 +71,11 @@ class Totals(NamedTuple):
     spent_calls: int = 0
 
     def plus(self, other: Sequence[int]) -> Totals:
-        return Totals(*[a + b for a, b in zip(self, other, strict=True)])
+        # Written out: it is done for every account of every hold.
+        a, b, c, d, e, f, g = other
+        return Totals(
+            self[0] + a, self[1] + b, self[2] + c, self[3] + d, self[4] + e, self[5] + f, self[6] + g
+        )  # fmt: skip
 
 
 NO_TOTALS: Final = Totals()
@@ -132,7 +136,8 @@ class Budget:
         if not self.match:
             return True
         return all(
-            any(fnmatchcase(scope_value(scope, column), pattern) for pattern in patterns)
+            (value := scope_value(scope, column)) in patterns
+            or any(fnmatchcase(value, pattern) for pattern in patterns)
             for column, patterns in self.match
         )
 

@@ -43,11 +43,13 @@ _OVERHEAD_TOKENS: Final = 50
 
 
 class _Lengths:
-    __slots__ = ("counts", "total")
+    __slots__ = ("_quantile", "_read_at", "counts", "total")
 
     def __init__(self) -> None:
         self.counts = [0] * _BUCKETS
         self.total = 0
+        self._quantile = 1
+        self._read_at = -1
 
     def add(self, tokens: int) -> None:
         self.counts[min(_BUCKETS - 1, int(log2(tokens + 1) * _STEPS))] += 1
@@ -57,6 +59,13 @@ class _Lengths:
             self.total = sum(self.counts)
 
     def quantile(self) -> int:
+        """As of the last sixteen observations: it is asked for with every call."""
+        if self._read_at != self.total >> 4:
+            self._read_at = self.total >> 4
+            self._quantile = self._read()
+        return self._quantile
+
+    def _read(self) -> int:
         left = self.total * (1 - _QUANTILE)
         for bucket in range(_BUCKETS - 1, -1, -1):
             left -= self.counts[bucket]
