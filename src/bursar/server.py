@@ -41,9 +41,9 @@ from bursar.compose import (
     open_books_file,
     watched_budgets,
 )
-from bursar.config import Settings, load_settings
+from bursar.config import Retention, Settings, load_settings
 from bursar.console.site import Site
-from bursar.core.budgets import Budget
+from bursar.core.budgets import TASK_RULES, Budget, Standing
 from bursar.core.errors import BooksError, BooksFailedError, BursarError, ConfigError
 from bursar.core.tallies import Tallies
 from bursar.doors.gateway.app import Clock, Gateway
@@ -68,6 +68,7 @@ _DELIVER_EVERY_S: Final = 1.0
 _FAILED_WAIT_S: Final = 5.0
 _LEDGER_WAIT_S: Final = 5.0
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_DAY_US: Final = 86_400_000_000
 _GC_THRESHOLD: Final = 20_000
 
 
@@ -125,7 +126,7 @@ class _Server:
         self._settings = settings
         self._config = find_config(data, config)
         self._last_seen = self._seen(self._config)
-        self._rulebook: Rulebook = make_rulebook(data, settings)
+        self._rulebook: Rulebook
         self._current = settings
         self._books_version = -1
         self._metrics = Metrics()
@@ -153,34 +154,26 @@ class _Server:
             call_timeout_s=server.call_timeout_s,
             answer_bytes_max=server.answer_bytes_max,
         )
-        keys = KeyCache(KeyStore(file, now_us), file)
         self._gateway = Gateway(
             lambda: self._rulebook,
             self._books,
             client,
-            keys,
+            KeyCache(KeyStore(file, now_us), file),
             Clock(now_us, IdMaker()),
             self._metrics,
             self._claims,
             self._tallies,
         )
         self._alerts = AlertWorker(
-            lambda: open_books_file(self._data, self._settings),
-            lambda books, _: BudgetStore(books, now_us).standings(self._rulebook.budgets),
+            self._open_books,
+            self._standings,
             self._tallies,
             now_us,
             settings=alert_settings_of(self._settings),
             environ=os.environ,
         )
-        desk = DeskWorker(lambda: open_books_file(self._data, self._settings), lambda: self._current.budgets, now_us)
-        site = Site(
-            ask=self._ledger.ask,
-            ask_desk=desk.ask,
-            changed=self._reload_budgets,
-            ready=self._ready,
-            metrics=self._metrics_text,
-            token=None if _is_loopback(server.host) else self._data.admin_token(),
-        )
+        desk = DeskWorker(self._open_books, lambda: self._current.budgets, now_us)
+        site = self._site(desk)
 
         async def app(scope: HttpScope, protocol: HttpProtocol) -> None:
             if site.owns(scope.path):
@@ -222,6 +215,26 @@ class _Server:
                 "their estimates"
             )
 
+    def _open_books(self) -> BooksFile:
+        return open_books_file(self._data, self._settings)
+
+    def _standings(self, books: BooksFile, _now_us: int) -> list[Standing]:
+        """How everything stands that alerts are about; of tasks only where somebody asked to be told of them."""
+        budgets = self._rulebook.budgets
+        store = BudgetStore(books, now_us)
+        rules = next((budget for budget in budgets if budget.name == TASK_RULES.name), TASK_RULES)
+        return [*store.standings(budgets), *(store.tasks(rules) if rules.thresholds else ())]
+
+    def _site(self, desk: DeskWorker) -> Site:
+        return Site(
+            ask=self._ledger.ask,
+            ask_desk=desk.ask,
+            changed=self._reload_budgets,
+            ready=self._ready,
+            metrics=self._metrics_text,
+            token=None if _is_loopback(self._settings.server.host) else self._data.admin_token(),
+        )
+
     def _install_signals(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         for number in _STOP_SIGNALS:
@@ -247,9 +260,7 @@ class _Server:
             (
                 "retention",
                 _COMPACT_EVERY_S,
-                lambda: self._ledger.compact(
-                    now_us(), books_days=retention.books_days, ledger_days=retention.ledger_days
-                ),
+                lambda: self._compact(retention),
             ),
         ]
 
@@ -274,6 +285,10 @@ class _Server:
         self._metrics.ledger_lag.set(self._lag)
         if due:
             self._shipped_s = now
+
+    async def _compact(self, retention: Retention) -> None:
+        BudgetStore(self._books.file, now_us).prune(now_us() - retention.books_days * _DAY_US)
+        await self._ledger.compact(now_us(), books_days=retention.books_days, ledger_days=retention.ledger_days)
 
     async def _evaluate(self) -> None:
         await self._alerts.evaluate(price_version=self._rulebook.book.version, ledger_lag=self._lag)
@@ -312,8 +327,8 @@ class _Server:
         version = self._books.file.data_version()
         if version == self._books_version:
             return
-        self._books_version = version
         budgets = _all_budgets(self._current, self._books.file)
+        self._books_version = version
         if budgets != self._rulebook.budgets:
             self._rulebook = replace(self._rulebook, budgets=budgets)
             _log.info("%d budgets in force", len(budgets))

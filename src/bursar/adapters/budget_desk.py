@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import Any, TypeVar
 
 from bursar.core.budget_fields import BUDGETS_MAX, parse_budget
-from bursar.core.budgets import Budget, Standing, TaskLimit
+from bursar.core.budgets import TASK_RULES, Budget, Standing, TaskLimit
 from bursar.core.errors import ConfigError
 from bursar.core.money import NanoUSD
 from bursar.engine.ports import AskedApproval, Decision, KeptBudget, TaskStanding
@@ -65,11 +65,15 @@ class BooksDesk:
     def standings(self, budgets: Iterable[Budget]) -> list[Standing]:
         return self._store.standings(budgets)
 
+    def _task_rules(self) -> Budget:
+        found = self.find(TASK_RULES.name)
+        return found.budget if found is not None else TASK_RULES
+
     def tasks(self) -> list[TaskStanding]:
-        return self._with_limits(self._store.tasks())
+        return self._with_limits(self._store.tasks(self._task_rules()))
 
     def task(self, name: str) -> TaskStanding | None:
-        standing = self._store.task(name)
+        standing = self._store.task(name, self._task_rules())
         return None if standing is None else self._with_limits([standing])[0]
 
     def set_task(self, name: str, limit: NanoUSD | None, reserve: NanoUSD) -> None:

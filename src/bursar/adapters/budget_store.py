@@ -18,6 +18,7 @@ import msgspec
 from bursar.core.budget_fields import parse_budget
 from bursar.core.budgets import (
     NO_TOTALS,
+    TASK_RULES,
     Budget,
     Check,
     Limit,
@@ -118,33 +119,35 @@ class BudgetStore:
             (task, limit, reserve, self._clock_us()),
         )
 
-    def tasks(self, limit: int = _ROWS_MAX) -> list[Standing]:
-        """Tasks with a limit of their own, the latest opened first."""
+    def tasks(self, rules: Budget = TASK_RULES, limit: int = _ROWS_MAX) -> list[Standing]:
+        """Tasks with a limit of their own, the latest opened first, by these rules."""
         rows = self._read(
             "SELECT task, parent, limit_nanousd, reserve_nanousd FROM task WHERE limit_nanousd IS NOT NULL"
             " ORDER BY opened_us DESC, task LIMIT ?",
             (limit,),
         )
         checks = [
-            task_budget(TaskLimit(task, parent, NanoUSD(most), NanoUSD(kept))) for task, parent, most, kept in rows
+            task_budget(TaskLimit(task, parent, NanoUSD(most), NanoUSD(kept)), rules)
+            for task, parent, most, kept in rows
         ]
         return self._standings(checks)
 
-    def task(self, name: str) -> Standing | None:
+    def task(self, name: str, rules: Budget = TASK_RULES) -> Standing | None:
         """One task with a limit of its own."""
         rows = self._read("SELECT parent, limit_nanousd, reserve_nanousd FROM task WHERE task = ?", (name,))
         if not rows or rows[0][1] is None:
             return None
         parent, most, kept = rows[0]
-        return self._standings([task_budget(TaskLimit(name, parent, NanoUSD(most), NanoUSD(kept)))])[0]
+        return self._standings([task_budget(TaskLimit(name, parent, NanoUSD(most), NanoUSD(kept)), rules)])[0]
 
     # --- approvals --------------------------------------------------------------------------------------------
 
-    def approvals(self, *, pending: bool = False) -> list[Approval]:
+    def approvals(self, *, pending: bool = False, id: str | None = None) -> list[Approval]:  # noqa: A002 - the column
+        """Those whose window is not over, the latest asked first; one of them when its ``id`` is given."""
         rows = self._read(
             "SELECT * FROM approval WHERE (?1 = 0 OR state = 'pending') AND (expires_us IS NULL OR expires_us > ?2)"
-            " ORDER BY asked_us DESC, id LIMIT ?3",
-            (int(pending), self._clock_us(), _ROWS_MAX),
+            " AND (?3 IS NULL OR id = ?3) ORDER BY asked_us DESC, id LIMIT ?4",
+            (int(pending), self._clock_us(), id, _ROWS_MAX),
         )
         return [
             Approval(
@@ -156,9 +159,10 @@ class BudgetStore:
     def decide(self, approval: str, decision: Decision) -> Approval | None:
         """Grant or decline. None when nothing of that id is waiting or was decided."""
         self._write(
-            "UPDATE approval SET state = ?, decided_us = ? WHERE id = ?", (decision, self._clock_us(), approval)
+            "UPDATE approval SET state = ?1, decided_us = ?2 WHERE id = ?3 AND (expires_us IS NULL OR expires_us > ?2)",
+            (decision, self._clock_us(), approval),
         )
-        return next((one for one in self.approvals() if one.id == approval), None)
+        return next((one for one in self.approvals(id=approval) if one.state == decision), None)
 
     def prune(self, before_us: int) -> int:
         """Forget approvals whose window ended before then. Returns how many."""

@@ -188,6 +188,8 @@ def _terms(terms: Terms, tier: str) -> Terms:
 def _opened(rulebook: Rulebook, opening: Opening, asking: Asking, admitted: Admitted) -> Opening:
     """The attempt as it was admitted: what is sent, what it is expected to cost, and why it is so."""
     changes = admitted.offer.changes
+    if not (admitted.rungs or admitted.extend or admitted.output_cap is not None):
+        return opening  # it goes as it came: nothing was decided that the opening does not say
     model = changes.model or opening.model_asked
     charge = opening.estimate
     if changes.names or admitted.output_cap is not None:
