@@ -22,12 +22,18 @@ from bench.report import Figure, Report, not_measured
 from bursar.adapters.books_async import AsyncBooks
 from bursar.adapters.books_file import BooksFile
 from bursar.adapters.prices_file import bundled_book
-from bursar.core.call import Arrived, NeedsHold, NeedsProvider, NeedsSettlement, Reply
+from bursar.adapters.zones import zone_of
+from bursar.core.admission import Claim
+from bursar.core.budget_fields import parse_budgets
+from bursar.core.call import Arrived, Held, NeedsHold, NeedsProvider, NeedsSettlement, Reply
 from bursar.core.ledger import Opening
 from bursar.core.policy import estimate
 from bursar.core.prices import charge
 from bursar.core.scopes import Scope
+from bursar.engine.claims import Asking, Claims
 from bursar.engine.drive import drive
+from bursar.engine.rulebook import Rulebook
+from bursar.learn.sizes import Sizes
 from bursar.wire.dialect import Dialect
 from bursar.wire.providers import provider
 
@@ -94,9 +100,30 @@ def _price(opening: Opening, reply: Reply) -> Any:
     return charge(reply.reading, _BOOK, provider="openai", model=opening.model_asked, at=_AT)
 
 
+_BUDGETS = parse_budgets(
+    {
+        "company": {"limit": "$1M", "per": "month", "tz": "Europe/Berlin"},
+        "each-team": {"limit": "$1M", "per": "week", "each": "team"},
+        "each-user": {"limit": "$1M", "per": "day", "each": "user"},
+        "coders": {"limit": "$1M", "match": {"agent": "coder"}},
+    },
+    zone_of,
+)
+_RULEBOOK = Rulebook({}, _BOOK, require_keys=False, body_bytes_max=1, concurrency_max=1, budgets=_BUDGETS)
+_CLAIMS = Claims(Sizes())
+_FACTS = _CHAT.read_request("/v1/chat/completions", samples.CHAT_REQUEST)
+
+
+def _claim(opening: Opening) -> Claim | None:
+    """What the call asks of four budgets that all have enough."""
+    asking = Asking(_FACTS, "openai", _AT, can_cap=True)
+    return _CLAIMS.claim(_RULEBOOK, opening, asking, task=None, final=False)
+
+
 def _needs(name: str) -> tuple[NeedsHold, NeedsSettlement]:
     opening, reply = _opening(name), _reply(name)
-    return NeedsHold(opening), NeedsProvider(opening).next(reply, _price(opening, reply))
+    held = Held(opening.estimate.amount)
+    return NeedsHold(opening), NeedsProvider(opening, held).next(reply, _price(opening, reply))
 
 
 class _Upstream:
@@ -115,8 +142,11 @@ class _Upstream:
 async def _books(directory: Path, calls: int) -> list[Figure]:
     bare = _Bare(directory / "bare.sqlite3")
     file = BooksFile(directory / "sync.sqlite3", clock_us=_now_us, hold_ttl_us=10**9)
+    budgeted = BooksFile(directory / "budgeted.sqlite3", clock_us=_now_us, hold_ttl_us=10**9)
+    elsewhere = BooksFile(directory / "budgeted.sqlite3", clock_us=_now_us, hold_ttl_us=10**9)
+    budgeted.never_wait()  # as in the server, where another thread moves the log into the file
     books = AsyncBooks(BooksFile(directory / "async.sqlite3", clock_us=_now_us, hold_ttl_us=10**9))
-    taken: dict[str, list[float]] = {"bare": [], "sync": [], "async": [], "call": []}
+    taken: dict[str, list[float]] = {"bare": [], "sync": [], "budgets": [], "async": [], "call": []}
     for number in range(calls):
         hold, settle = _needs(f"one-{number}")
         begin = time.perf_counter()
@@ -126,6 +156,15 @@ async def _books(directory: Path, calls: int) -> list[Figure]:
         file.apply([hold])
         file.apply([settle])
         taken["sync"].append(_us(begin))
+        opening, reply = _opening(f"budget-{number}"), _reply(f"budget-{number}")
+        charge = _price(opening, reply)
+        begin = time.perf_counter()
+        (held,) = budgeted.apply([NeedsHold(opening, _claim(opening))])
+        assert isinstance(held, Held)
+        budgeted.apply([NeedsProvider(opening, held).next(reply, charge)])
+        taken["budgets"].append(_us(begin))
+        if number % 100 == 0:
+            elsewhere.checkpoint()
         begin = time.perf_counter()
         await books.hold(hold)
         await books.settle(settle)
@@ -136,6 +175,8 @@ async def _books(directory: Path, calls: int) -> list[Figure]:
     at_once = [await _at_once(books, f"many-{turn}", calls) for turn in range(3)]
     books.file.close()
     file.close()
+    budgeted.close()
+    elsewhere.close()
     bare.close()
     what = "bare sqlite3"
     p50, p99 = ({name: steady(each, percent, window=500) for name, each in taken.items()} for percent in (50, 99))
@@ -143,6 +184,10 @@ async def _books(directory: Path, calls: int) -> list[Figure]:
     return [
         Figure("hold + settle, BooksFile, p50", p50["sync"], "us", what, p50["bare"], "<= 100 us", met),
         Figure("hold + settle, BooksFile, p99", p99["sync"], "us", what, p99["bare"]),
+        Figure("hold + settle over 4 budgets, p50", p50["budgets"], "us", what, p50["bare"], "<= 100 us",
+               p50["budgets"] <= 100),
+        Figure("hold + settle over 4 budgets, p99", p99["budgets"], "us", what, p99["bare"], "<= 1000 us",
+               p99["budgets"] <= 1_000),
         Figure("hold + settle, AsyncBooks, 1 at a time, p50", p50["async"], "us", what, p50["bare"], "<= 100 us",
                p50["async"] <= 100),
         Figure("hold + settle, AsyncBooks, 1 at a time, p99", p99["async"], "us", what, p99["bare"]),

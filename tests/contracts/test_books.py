@@ -440,3 +440,35 @@ class BooksMachine(RuleBasedStateMachine):
 
 BooksMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 TestBooksMachine = BooksMachine.TestCase
+
+
+def test_books_of_the_first_schema_are_taken_over(tmp_path: Path, clock: Clock, ledger: DuckLedger) -> None:
+    """A file from before budgets opens, its open hold is settled, its balances stay the sums of their entries."""
+    path = tmp_path / "old.sqlite3"
+    old = sqlite3.connect(path)
+    old.executescript(
+        """
+        CREATE TABLE entry (sequence INTEGER PRIMARY KEY, attempt_id TEXT NOT NULL, stage INTEGER NOT NULL,
+            kind TEXT NOT NULL, at_us INTEGER NOT NULL, held_nanousd INTEGER NOT NULL, spent_nanousd INTEGER NOT NULL,
+            unpriced INTEGER NOT NULL, accounts TEXT NOT NULL, payload BLOB, response_key TEXT) STRICT;
+        CREATE UNIQUE INDEX entry_once ON entry (attempt_id, stage);
+        CREATE TABLE open_hold (attempt_id TEXT PRIMARY KEY, amount_nanousd INTEGER NOT NULL,
+            expires_us INTEGER NOT NULL, accounts TEXT NOT NULL) STRICT, WITHOUT ROWID;
+        CREATE TABLE balance (account TEXT PRIMARY KEY, held_nanousd INTEGER NOT NULL, spent_nanousd INTEGER NOT NULL,
+            unpriced INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+        INSERT INTO entry VALUES (1, 'call-1.1', 0, 'hold', 1, 2000, 0, 0, '["all"]', NULL, NULL);
+        INSERT INTO open_hold VALUES ('call-1.1', 2000, 99, '["all"]');
+        INSERT INTO balance VALUES ('all', 2000, 0, 0);
+        PRAGMA user_version = 1;
+        """
+    )
+    old.close()
+    books = BooksFile(path, clock_us=clock, hold_ttl_us=1_000)
+    assert balance(books) == (2_000, 0, 0)
+    books.apply([settle(an_attempt())])
+    assert balance(books) == (0, 1_500, 0)
+    books.close()
+    again = BooksFile(path, clock_us=clock, hold_ttl_us=1_000)
+    # The old hold counted no call; its ending gives back one. Money is what it must be.
+    assert [d.about for d in verify(again, ledger).differences] == ["held_calls of account all"]
+    again.close()

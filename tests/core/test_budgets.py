@@ -57,7 +57,7 @@ def a_claim(*budgets: Budget, scope: Scope = NOBODY, offer: Any = an_offer, **mo
 def ask(claim: Claim, spent: int = 0, held: int = 0, chain: tuple[TaskLimit, ...] = (), **totals: int) -> Any:
     """The outcome when every account of the claim stands like this."""
     found = Totals(held=held, spent=spent, **totals)
-    return admit(claim, checks_of(claim, chain), lambda _: found, lambda _: False)
+    return admit(claim, checks_of(claim, chain, AT), lambda _: found, lambda _: False)
 
 
 WORST = 1_000 + 10_000 * 10
@@ -136,10 +136,12 @@ def test_unpriced_calls_go_by_the_budgets_rule(rule: str, outcome: type, amount:
 
 
 def test_assumed_amounts_count_as_used() -> None:
-    """Twenty unpriced attempts at an assumed $0.25 are a whole $5."""
+    """What was held for attempts whose charge stays unknown is used, but where they are let through on purpose."""
     spec = budget(on_unpriced="assume-$0.25")
-    assert isinstance(ask(a_claim(spec), unpriced=20), Denied)
-    assert isinstance(ask(a_claim(spec), unpriced=19), Admitted)
+    assert isinstance(ask(a_claim(spec), unpriced=20, assumed=5_000_000_000), Denied)
+    assert isinstance(ask(a_claim(spec), unpriced=19, assumed=4_750_000_000), Admitted)
+    assert isinstance(ask(a_claim(budget()), unpriced=20, assumed=5_000_000_000), Denied)
+    assert isinstance(ask(a_claim(budget(on_unpriced="allow")), unpriced=20, assumed=5_000_000_000), Admitted)
 
 
 def test_tokens_and_calls_have_limits_too() -> None:
@@ -163,14 +165,14 @@ def test_all_budgets_or_none() -> None:
     assert isinstance(outcome, Admitted)
     assert outcome.tightest is not None
     assert outcome.tightest.budget.name == "team"
-    assert posted(claim, (), checks_of(claim, ())) == ("all", "budget:team", "budget:org")
+    assert posted(claim, (), checks_of(claim, (), AT)) == ("all", "budget:team", "budget:org")
 
 
 def test_each_makes_a_balance_for_every_value() -> None:
     """Two users have two accounts; a call without a user is under no user's budget."""
     per_user = budget(each="user", per="day")
     accounts = {
-        user: checks_of(a_claim(per_user, scope=Scope(user=user)), ())[0].posted for user in ("ann", "bob", "a=b@c")
+        user: checks_of(a_claim(per_user, scope=Scope(user=user)), (), AT)[0].posted for user in ("ann", "bob", "a=b@c")
     }
     assert len(set(accounts.values())) == 3
     assert accounts["ann"].endswith("=ann")
@@ -198,7 +200,7 @@ def test_a_child_draws_from_what_is_left_of_every_task_above() -> None:
     """Its own limit does not help where its parent has nothing left."""
     chain = (TaskLimit("child", "root", NanoUSD(10**9)), TaskLimit("root", "", NanoUSD(50_000)))
     claim = a_claim(scope=Scope(task="child", parent_task="root"))
-    checks = checks_of(claim, chain)
+    checks = checks_of(claim, chain, AT)
     assert [check.posted for check in checks] == ["task:child", "task:root"]
     totals = {"task:child": NO_TOTALS, "task:root": Totals(spent=49_000)}
     outcome = admit(claim, checks, lambda name: totals[name], lambda _: False)
@@ -210,7 +212,7 @@ def test_a_budget_for_each_task_counts_children_with_their_parents() -> None:
     """A child loop does not get an allowance of its own."""
     each = budget(each="task", limit="$1.25")
     chain = (TaskLimit("child", "root"), TaskLimit("root"))
-    checks = checks_of(a_claim(each, scope=Scope(task="child")), chain)
+    checks = checks_of(a_claim(each, scope=Scope(task="child")), chain, AT)
     assert [check.subject for check in checks] == ["child", "root"]
 
 
@@ -267,7 +269,7 @@ def test_approval_and_refusal_are_rungs() -> None:
     assert asked.refusal.code == "approval_required"
     assert f"bursar approve {asked.refusal.approval}" in refusal_text(asked.refusal)
     totals = Totals(spent=4_750_000_000)
-    granted = admit(claim, checks_of(claim, ()), lambda _: totals, lambda name: name == asked.refusal.approval)
+    granted = admit(claim, checks_of(claim, (), AT), lambda _: totals, lambda name: name == asked.refusal.approval)
     assert isinstance(granted, Admitted)
     assert isinstance(ask(claim, spent=4_950_000_000), Denied)
 
@@ -286,9 +288,9 @@ def test_streams_that_cannot_be_capped_extend() -> None:
     assert isinstance(outcome, Admitted)
     assert (outcome.extend, outcome.output_cap, outcome.output_tokens) == (True, None, 1_000)
     assert isinstance(ask(a_claim(budget(limit=nano(50_000)), offer=raw)), Denied)
-    checks = checks_of(a_claim(budget(limit=nano(50_000))), ())
-    assert more(checks, lambda _: Totals(held=40_000), amount=10_000, tokens=5) is None
-    assert more(checks, lambda _: Totals(held=40_000), amount=10_001, tokens=5) is not None
+    checks = checks_of(a_claim(budget(limit=nano(50_000))), (), AT)
+    assert more(checks, lambda _: Totals(held=40_000), amount=10_000, tokens=5, final=False) is None
+    assert more(checks, lambda _: Totals(held=40_000), amount=10_001, tokens=5, final=False) is not None
 
 
 def test_watching_budgets_refuse_nothing() -> None:

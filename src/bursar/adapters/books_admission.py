@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from bursar.core.admission import Admission, Claim, Denied, admit, checks_of, posted
+from bursar.core.admission import Admission, Claim, Denied, Refusal, admit, checks_of, posted, too_deep
 from bursar.core.budgets import NO_TOTALS, TASK_DEPTH_MAX, Check, TaskLimit, Totals
 from bursar.core.call import NeedsHold
 from bursar.core.money import NanoUSD
@@ -29,12 +29,21 @@ _CHAINS_MAX: Final = 10_000
 
 
 class Asked(NamedTuple):
-    """One hold with the checks it must pass, and the accounts it is to be entered in."""
+    """One hold with the checks it must pass, and the accounts it is to be entered in; or why it cannot be asked for."""
 
     need: NeedsHold
     claim: Claim
     checks: tuple[Check, ...]
     accounts: tuple[str, ...]
+    refusal: Refusal | None = None
+
+
+class _TooDeepError(Exception):
+    """A task would stand so many levels deep."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__(depth)
+        self.depth = depth
 
 
 class Admissions:
@@ -55,16 +64,23 @@ class Admissions:
         self._refresh()
         self._load(claim.scope.task for need in needs if (claim := need.claim) is not None)
         asked: list[Asked] = []
+        now = self._clock_us()
         for need in needs:
             claim = need.claim
             assert claim is not None
-            chain = self._chain(claim)
-            checks = checks_of(claim, chain) if claim.budgets or chain else ()
+            try:
+                chain = self._chain(claim)
+            except _TooDeepError as error:
+                asked.append(Asked(need, claim, (), (), too_deep(claim.scope.task, error.depth)))
+                continue
+            checks = checks_of(claim, chain, now) if claim.budgets or chain else ()
             asked.append(Asked(need, claim, checks, posted(claim, chain, checks)))
         return asked
 
     def rule(self, asked: Asked, totals: Mapping[str, Totals]) -> Admission | None:
         """None where no budget looks at the call."""
+        if asked.refusal is not None:
+            return Denied(asked.refusal)
         if not asked.checks:
             return None
         outcome = admit(asked.claim, asked.checks, lambda account: totals.get(account, NO_TOTALS), self._approved)
@@ -88,7 +104,10 @@ class Admissions:
         """Enter where an observed task stands. Returns it with those above it."""
         self._refresh()
         self._load([task.task])
-        return self._enter(task, "")
+        try:
+            return self._enter(task, "")
+        except _TooDeepError:
+            return (task, TaskLimit(task.parent))
 
     def chain(self, task: str) -> tuple[TaskLimit, ...]:
         """A task, as the books know it, and those above it; () when they know nothing of it."""
@@ -154,16 +173,27 @@ class Admissions:
             " reserve_nanousd = ?4",
             (name, after.parent, after.limit, after.reserve, key, self._clock_us()),
         )
-        self._chains.clear()
-        self._chains[name] = self._read_chain(name)
+        below = [other for other, chain in self._chains.items() if any(task.task == name for task in chain)]
+        for other in {name, *below}:  # what is remembered of others stays: calls of the same batch need it
+            self._chains[other] = self._read_chain(other)
         return self._chains[name]
 
     def _opener(self, task: str) -> str:
         return self._db.execute("SELECT opened_by FROM task WHERE task = ?", (task,)).fetchone()[0]
 
     def _may_stand_below(self, task: str, parent: str) -> bool:
+        """False where it would stand below itself. Raises _TooDeepError: a limit must not be lost out of sight."""
         above = self._read_chain(parent)
-        return len(above) < TASK_DEPTH_MAX and all(other.task != task for other in above)
+        if any(other.task == task for other in above):
+            return False
+        (below,) = self._db.execute(
+            "WITH RECURSIVE below (task, depth) AS (SELECT ?1, 1 UNION ALL SELECT t.task, depth + 1 FROM task t"
+            " JOIN below ON t.parent = below.task WHERE depth <= ?2) SELECT max(depth) FROM below",
+            (task, TASK_DEPTH_MAX),
+        ).fetchone()
+        if len(above) + below > TASK_DEPTH_MAX:
+            raise _TooDeepError(len(above) + below)
+        return True
 
     # --- approvals --------------------------------------------------------------------------------------------
 

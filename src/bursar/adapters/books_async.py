@@ -176,6 +176,8 @@ class AsyncBooks:
             self._loop.call_later(_LOOK_AGAIN_S, self._look_again)
 
     def _stand(self, queued: _Queued, account: str) -> None:
+        if not _listens(queued):
+            return
         if self._loop.time() >= queued.until or self.waiting >= _WAITING_MAX:
             self._queue.append(_impatient(queued))
             self._schedule()
@@ -189,8 +191,7 @@ class AsyncBooks:
         """Ask again for the first in line; for more of them each time when those before got their answer."""
         line = self._lines[account]
         for queued in line.next(more=more):
-            # Who has gone away in the meantime must not be held for: nobody would settle it.
-            if queued.future is not None and not queued.future.done():
+            if _listens(queued):
                 self._queue.append(queued)
         if not line:
             del self._lines[account]
@@ -203,7 +204,8 @@ class AsyncBooks:
         now = self._loop.time()
         for account in list(self._lines):
             line = self._lines[account]
-            self._queue.extend(_impatient(queued) for queued in line.take(lambda queued: now >= queued.until))
+            late = line.take(lambda queued: now >= queued.until)
+            self._queue.extend(_impatient(queued) for queued in late if _listens(queued))
             if not line:
                 del self._lines[account]
             else:
@@ -257,7 +259,7 @@ class AsyncBooks:
         claim = need.claim
         if claim is None or claim.task is not None or claim.scope.task in self.file.admissions.limited_tasks:
             return None
-        checks = checks_of(claim, ())
+        checks = checks_of(claim, (), claim.at_us)
         if not checks or any(check.budget.open_up_to is None for check in checks):
             return None
         capped = [
@@ -280,6 +282,11 @@ class AsyncBooks:
         if not self._scheduled and self._queue:
             self._scheduled = True
             self._loop.call_later(delay_s, self._commit)
+
+
+def _listens(queued: _Queued) -> bool:
+    """Who has gone away in the meantime must not be held for: nobody would settle it."""
+    return queued.future is not None and not queued.future.done()
 
 
 def _impatient(queued: _Queued) -> _Queued:

@@ -28,7 +28,7 @@ __all__ = [
 
 
 class EntryRow(NamedTuple):
-    """One row of ``entry``: from ``held`` to ``spent_calls`` it is what changes on each of its accounts."""
+    """One row of ``entry``: from ``held`` to ``assumed`` it is what changes on each of its accounts."""
 
     attempt_id: str
     stage: int
@@ -41,9 +41,15 @@ class EntryRow(NamedTuple):
     spent_tokens: int
     held_calls: int
     spent_calls: int
+    assumed: int
     accounts: str
     payload: bytes | None
     response_key: str | None
+
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """What it changes, in the order of ``Totals``."""
+        return self[4:12]
 
 
 class OpenHold(NamedTuple):
@@ -56,7 +62,7 @@ class OpenHold(NamedTuple):
 
 INSERT_ENTRY: Final = (
     "INSERT INTO entry (attempt_id, stage, kind, at_us, held_nanousd, spent_nanousd, unpriced, held_tokens, spent_tokens,"
-    " held_calls, spent_calls, accounts, payload, response_key) VALUES "
+    " held_calls, spent_calls, assumed_nanousd, accounts, payload, response_key) VALUES "
 )
 
 # Statements are prepared per number of rows: few sizes keep them all prepared.

@@ -83,6 +83,7 @@ class Balance:
     spent_tokens: int = 0
     held_calls: int = 0
     spent_calls: int = 0
+    assumed: int = 0
 
 
 def _no_claim(_attempt: Attempt) -> None:
@@ -249,7 +250,7 @@ class BooksFile:
                 entry = self._hold_row(need, outcome, now)
                 self._post(entry)
                 for name in totals.keys() & outcome.accounts:  # the next one in this batch finds it held
-                    totals[name] = totals[name].plus(entry[4:11])
+                    totals[name] = totals[name].plus(entry.changes)
                 entries.append(entry)
                 rows.append((entry.attempt_id, entry.held, now + self._hold_ttl_us, entry.accounts, entry.held_tokens))
         enter_all(self._db, entries)
@@ -305,14 +306,17 @@ class BooksFile:
         text = _names_text(held.accounts)
         amount = held.amount or 0
         payload = encode_opening(opening)
-        return EntryRow(opening.attempt_id, _HOLD, "hold", now_us, amount, 0, 0, tokens, 0, 1, 0, text, payload, None)
+        return EntryRow(
+            opening.attempt_id, _HOLD, "hold", now_us, amount, 0, 0, tokens, 0, 1, 0, 0, text, payload, None
+        )
 
     def _extend(self, need: NeedsMore) -> NotHeld | None:
         """Hold more for an attempt that is open. Not held: a budget has not that much left, or it has ended."""
         attempt_id = need.opening.attempt_id
         checks = need.held.checks
         totals = self.admissions.totals(name for check in checks for name in check.accounts)
-        refusal = more(checks, totals.__getitem__, amount=need.amount, tokens=need.tokens)
+        final = need.held.admitted is not None and need.held.admitted.final
+        refusal = more(checks, totals.__getitem__, amount=need.amount, tokens=need.tokens, final=final)
         if refusal is not None:
             return NotHeld("", refusal)
         found = self._db.execute(
@@ -327,7 +331,7 @@ class BooksFile:
         ).fetchone()
         now = self._clock_us()
         self._enter(
-            EntryRow(attempt_id, stage, "extend", now, need.amount, 0, 0, need.tokens, 0, 0, 0, found[0], None, None)
+            EntryRow(attempt_id, stage, "extend", now, need.amount, 0, 0, need.tokens, 0, 0, 0, 0, found[0], None, None)
         )
         return None
 
@@ -344,7 +348,8 @@ class BooksFile:
         elif attempt is not None:
             # Held in memory while the books could not be written: it is entered where it would have been held.
             text = _names_text((ending.held.accounts if ending.held else ()) or accounts(opening.scope))
-            if not self._enter(self._ending_row(opening, attempt, "settle", None, text)):
+            assumed = (ending.held.amount or 0) if ending.held else 0
+            if not self._enter(self._ending_row(opening, attempt, "settle", None, text, assumed=assumed)):
                 self._correct(attempt)
 
     def _observe_new(self, attempts: Sequence[Attempt], budgets: Callable[[Attempt], Claim | None]) -> int:
@@ -363,8 +368,10 @@ class BooksFile:
             known_ids.add(attempt_id)
             if key:
                 known_keys.add(key)
-            text = _names_text(self._observed_accounts(attempt, budgets(attempt)))
-            row = self._ending_row(attempt.opening, attempt, "settle", None, text)
+            claim = budgets(attempt)
+            text = _names_text(self._observed_accounts(attempt, claim))
+            assumed = max((budget.assume for budget in claim.budgets), default=0) if claim else 0
+            row = self._ending_row(attempt.opening, attempt, "settle", None, text, assumed=assumed)
             self._post(row)
             rows.append(row)
         enter_all(self._db, rows)
@@ -381,16 +388,26 @@ class BooksFile:
             return tuple(dict.fromkeys((*accounts(scope), *(f"task:{task.task}" for task in chain))))
         now = self._clock_us()
         checks = [
-            c for c in checks_of(claim, chain) if c.span.end_us is None or c.span.end_us + c.window.length_us > now
+            c
+            for c in checks_of(claim, chain, claim.at_us)
+            if c.span.end_us is None or c.span.end_us + c.window.length_us > now
         ]
         return posted(claim, chain, checks)
 
     def _ending_row(
-        self, opening: Opening, attempt: Attempt | None, kind: str, held: OpenHold | None, names: str
+        self,
+        opening: Opening,
+        attempt: Attempt | None,
+        kind: str,
+        held: OpenHold | None,
+        names: str,
+        *,
+        assumed: int = 0,
     ) -> EntryRow:
+        """``assumed`` is what budgets count for an attempt that was not held here and whose charge is not known."""
         amount = attempt.charge.amount if attempt else NanoUSD(0)
-        spent, unpriced = (0, 1) if amount is None else (amount, 0)
-        # Unknown is never zero: tokens that nobody stated count as those that were held for them.
+        # Unknown is never zero: money and tokens that nobody stated count as those that were held for them.
+        spent, unpriced, unknown = (0, 1, held.amount if held else assumed) if amount is None else (amount, 0, 0)
         tokens = _tokens(attempt.charge, held.tokens if held else 0) if attempt else 0
         calls = 1 if attempt else 0
         payload = encode_attempt(attempt) if attempt else None
@@ -398,21 +415,22 @@ class BooksFile:
         back = (-held.amount, -held.tokens, -1) if held else (0, 0, 0)
         return EntryRow(
             opening.attempt_id, _ENDING, kind, self._clock_us(), back[0], spent, unpriced, back[1], tokens, back[2], calls,
-            names, payload, key,
+            unknown, names, payload, key,
         )  # fmt: skip
 
     def _correct(self, attempt: Attempt) -> None:
         """A settlement after the hold expired: book the difference to the estimate that the expiry charged, once."""
         opening = attempt.opening
         row = self._db.execute(
-            "SELECT kind, spent_nanousd, unpriced, spent_tokens, accounts FROM entry WHERE attempt_id = ? AND stage = ?",
+            "SELECT kind, spent_nanousd, unpriced, spent_tokens, accounts, assumed_nanousd FROM entry"
+            " WHERE attempt_id = ? AND stage = ?",
             (opening.attempt_id, _ENDING),
         ).fetchone()
         if row is None or row[0] != "expire":
             return
         amount = attempt.charge.amount
         spent = 0 if amount is None else amount - row[1]
-        unpriced = -row[2] if amount is not None else 0
+        unpriced, assumed = (-row[2], -row[5]) if amount is not None else (0, 0)
         charge = replace(
             attempt.charge,
             amount=None if amount is None else NanoUSD(spent),
@@ -428,22 +446,10 @@ class BooksFile:
         now = self._clock_us()
         self._enter(
             EntryRow(
-                opening.attempt_id,
-                _CORRECTION,
-                "adjust",
-                now,
-                0,
-                spent,
-                unpriced,
-                0,
-                tokens,
-                0,
-                0,
-                row[4],
-                payload,
+                opening.attempt_id, _CORRECTION, "adjust", now, 0, spent, unpriced, 0, tokens, 0, 0, assumed, row[4], payload,
                 None,
             )
-        )
+        )  # fmt: skip
 
     def _release(self, attempt_id: str) -> OpenHold | None:
         found = self._db.execute(
@@ -454,7 +460,7 @@ class BooksFile:
     def _enter(self, row: EntryRow) -> bool:
         """False when the attempt has this stage already."""
         cursor = self._db.execute(
-            INSERT_ENTRY + "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (attempt_id, stage) DO NOTHING",
+            INSERT_ENTRY + "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (attempt_id, stage) DO NOTHING",
             row,
         )
         if cursor.rowcount != 1:
@@ -465,7 +471,7 @@ class BooksFile:
     def _post(self, row: EntryRow) -> None:
         # By the list of accounts: most calls of a batch share theirs.
         before = self._posted.get(row.accounts)
-        self._posted[row.accounts] = Totals(*row[4:11]) if before is None else before.plus(row[4:11])
+        self._posted[row.accounts] = Totals(*row.changes) if before is None else before.plus(row.changes)
 
     def _pending(self) -> dict[str, Totals]:
         """What this transaction has posted so far, by account."""
@@ -478,10 +484,10 @@ class BooksFile:
 
     def _post_deltas(self, pending: dict[str, Totals]) -> None:
         self._db.executemany(
-            "INSERT INTO balance VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (account) DO UPDATE SET"
+            "INSERT INTO balance VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (account) DO UPDATE SET"
             " held_nanousd = held_nanousd + ?2, spent_nanousd = spent_nanousd + ?3, unpriced = unpriced + ?4,"
             " held_tokens = held_tokens + ?5, spent_tokens = spent_tokens + ?6, held_calls = held_calls + ?7,"
-            " spent_calls = spent_calls + ?8",
+            " spent_calls = spent_calls + ?8, assumed_nanousd = assumed_nanousd + ?9",
             [(name, *delta) for name, delta in pending.items()],
         )
 

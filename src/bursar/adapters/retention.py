@@ -13,7 +13,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from bursar.core.budgets import Totals
 
@@ -23,6 +23,7 @@ from .ledger_duckdb import DuckLedger
 __all__ = ["Compaction", "compact_books", "compact_ledger"]
 
 BATCH: Final = 1_000
+_AWAITED_MAX: Final = 50_000  # attempts that are looked through for the correction of one
 _DAY_US: Final = 86_400_000_000
 _WINDOW: Final = re.compile(r"budget:[^@~=]+[@~]\d+-(?P<end_s>\d+)")
 # A part of a rolling window counts for as long as the longest window after it ends.
@@ -56,7 +57,7 @@ def _forget_accounts(books: BooksFile, before_us: int, batch: int) -> int:
     found = db.execute(
         "SELECT b.account FROM balance b JOIN entry e ON e.attempt_id = b.account AND e.stage = 3"
         " WHERE (b.account LIKE 'task:%' OR b.account LIKE 'budget:%') AND b.held_nanousd = 0 AND e.held_nanousd = 0"
-        " AND b.spent_nanousd = e.spent_nanousd AND b.unpriced = e.unpriced AND b.spent_calls = e.spent_calls"
+        " AND b.spent_nanousd = e.spent_nanousd AND b.assumed_nanousd = e.assumed_nanousd AND b.unpriced = e.unpriced AND b.spent_calls = e.spent_calls"
         " AND b.held_calls = 0 AND e.at_us < ? AND NOT EXISTS (SELECT 1 FROM task t WHERE t.limit_nanousd IS NOT NULL"
         " AND b.account = 'task:' || t.task) ORDER BY b.account",
         (before_us,),
@@ -85,18 +86,13 @@ def _compact_batch(books: BooksFile, before_us: int, shipped: int, batch: int) -
     db = books.connection
     (newest,) = db.execute("SELECT coalesce(max(sequence), 0) FROM entry").fetchone()
     upto = min(shipped, books.last_sequence() - 1)
-    rows: list[tuple[str, str | None, str | None]] = db.execute(
-        "SELECT attempt_id, json_extract(payload, '$.door'), response_key FROM entry e WHERE stage = 1 AND at_us < ?"
-        " AND sequence <= iif(payload IS NULL, ?, ?) AND NOT EXISTS (SELECT 1 FROM entry late"
-        " WHERE late.attempt_id = e.attempt_id AND late.stage = 2 AND (late.sequence > ? OR late.at_us >= ?)) ORDER BY sequence LIMIT ?",
-        (before_us, newest - 1, upto, upto, before_us, batch),
-    ).fetchall()
+    rows = _oldest(books, before_us, newest - 1, upto, batch)
     if not rows:
         return 0
     ids = json.dumps([attempt for attempt, _, _ in rows])
     sums = db.execute(
         "SELECT a.value, max(at_us), sum(held_nanousd), sum(spent_nanousd), sum(unpriced), sum(held_tokens), sum(spent_tokens),"
-        " sum(held_calls), sum(spent_calls) FROM entry, json_each(entry.accounts) a"
+        " sum(held_calls), sum(spent_calls), sum(assumed_nanousd) FROM entry, json_each(entry.accounts) a"
         " WHERE attempt_id IN (SELECT value FROM json_each(?)) AND stage <> 3 GROUP BY a.value",
         (ids,),
     ).fetchall()
@@ -107,11 +103,44 @@ def _compact_batch(books: BooksFile, before_us: int, shipped: int, batch: int) -
         + [(name_digest(key),) for _, _, key in rows if key],
     )
     removed = db.execute(
-        "DELETE FROM entry WHERE attempt_id IN (SELECT value FROM json_each(?)) AND stage < 3", (ids,)
+        "DELETE FROM entry WHERE attempt_id IN (SELECT value FROM json_each(?)) AND stage <> 3", (ids,)
     ).rowcount
     for account, at_us, *totals in sums:
         _roll_up(books, account, at_us, Totals(*totals), first)
     return removed
+
+
+def _oldest(
+    books: BooksFile, before_us: int, upto_void: int, upto: int, batch: int
+) -> list[tuple[str, str | None, str | None]]:
+    """The attempts (with door and response key) whose entries the books begin with, as far as all of them are old.
+
+    Where an entry stays (a clock went back, a correction is young), so does what comes after it: nobody could tell what is
+    missing there from what was summed up. An attempt and its correction go together.
+    """
+    found = books.connection.execute(
+        "SELECT attempt_id, stage, at_us < ?1 AND sequence <= iif(payload IS NULL, ?2, ?3), EXISTS (SELECT 1 FROM entry late"
+        " WHERE late.attempt_id = e.attempt_id AND late.stage = 2), json_extract(payload, '$.door'), response_key"
+        " FROM entry e WHERE stage IN (1, 2) ORDER BY sequence",
+        (before_us, upto_void, upto),
+    )
+    taken: list[tuple[str, str | None, str | None]] = []
+    whole = 0
+    awaited: set[str] = set()
+    for attempt_id, stage, is_old, is_corrected, door, key in found:
+        if not is_old or len(taken) >= batch + _AWAITED_MAX:
+            break
+        if stage == 1:
+            taken.append((attempt_id, door, key))
+            if is_corrected:
+                awaited.add(attempt_id)
+        else:
+            awaited.discard(attempt_id)
+        if not awaited:
+            whole = len(taken)
+            if whole >= batch:
+                break
+    return taken[:whole]
 
 
 def _roll_up(books: BooksFile, account: str, at_us: int, totals: Totals, first: int) -> None:
@@ -120,14 +149,15 @@ def _roll_up(books: BooksFile, account: str, at_us: int, totals: Totals, first: 
     updated = db.execute(
         "UPDATE entry SET held_nanousd = held_nanousd + ?, spent_nanousd = spent_nanousd + ?, unpriced = unpriced + ?,"
         " held_tokens = held_tokens + ?, spent_tokens = spent_tokens + ?, held_calls = held_calls + ?,"
-        " spent_calls = spent_calls + ?, at_us = max(at_us, ?) WHERE attempt_id = ? AND stage = 3",
+        " spent_calls = spent_calls + ?, assumed_nanousd = assumed_nanousd + ?, at_us = max(at_us, ?) WHERE attempt_id = ? AND stage = 3",
         (*totals, at_us, account),
     ).rowcount
     if not updated:
-        free: Any = db.execute("SELECT min(sequence) FROM entry").fetchone()[0] or first
+        (free,) = db.execute("SELECT coalesce(min(sequence), ?) FROM entry", (first,)).fetchone()
         db.execute(
             "INSERT INTO entry (sequence, attempt_id, stage, kind, at_us, accounts, held_nanousd, spent_nanousd, unpriced,"
-            " held_tokens, spent_tokens, held_calls, spent_calls) VALUES (?, ?, 3, 'rollup', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " held_tokens, spent_tokens, held_calls, spent_calls, assumed_nanousd)"
+            " VALUES (?, ?, 3, 'rollup', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (free - 1, account, at_us, json.dumps([account]), *totals),
         )
 

@@ -66,7 +66,7 @@ def _balances(books: BooksFile) -> Iterator[Difference]:
         row[0]: Totals(*row[1:])
         for row in books.connection.execute(
             "SELECT a.value, sum(held_nanousd), sum(spent_nanousd), sum(unpriced), sum(held_tokens), sum(spent_tokens),"
-            " sum(held_calls), sum(spent_calls) FROM entry, json_each(entry.accounts) a GROUP BY a.value"
+            " sum(held_calls), sum(spent_calls), sum(assumed_nanousd) FROM entry, json_each(entry.accounts) a GROUP BY a.value"
         )
     }
     kept = {row[0]: Totals(*row[1:]) for row in books.connection.execute("SELECT * FROM balance")}

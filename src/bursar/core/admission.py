@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from .budgets import (
     FLOOR_TOKENS,
+    TASK_DEPTH_MAX,
     TASK_RULES,
     Budget,
     Check,
@@ -47,6 +48,7 @@ __all__ = [
     "checks_of",
     "more",
     "posted",
+    "too_deep",
 ]
 
 
@@ -113,10 +115,11 @@ class Claim:
 class Refusal:
     """Why a call may not be made, with all its figures in the budget's unit. ``resets_us`` None: not by itself.
 
-    ``code``: budget_exceeded, budget_held (others hold what it needs), unpriced, cached_only, approval_required.
+    ``code``: budget_exceeded, budget_held (others hold what it needs), unpriced, cached_only, approval_required; too_deep
+    is a task whose place in the tree cannot be kept, ``needed`` its level and ``limit`` the deepest.
     """
 
-    code: Literal["budget_exceeded", "budget_held", "unpriced", "cached_only", "approval_required"]
+    code: Literal["budget_exceeded", "budget_held", "unpriced", "cached_only", "approval_required", "too_deep"]
     budget: str
     subject: str
     window: str
@@ -137,7 +140,7 @@ class Admitted:
     ``output_cap`` is the smaller cap that must be sent, None where the request's own stands. ``extend`` is True where the
     hold covers only ``output_tokens`` of a stream, which must ask for more before it goes on. ``tightest`` is the check
     with the least left, ``left`` what it has left after this hold; None where no budget is enforced. ``share`` is the
-    largest share used before this hold, in thousandths.
+    largest share used before this hold, in thousandths. ``final`` is what the claim says.
     """
 
     offer: Offer
@@ -150,6 +153,7 @@ class Admitted:
     tightest: Check | None = None
     left: int | None = None
     share: int = 0
+    final: bool = False
 
 
 @valueclass
@@ -171,15 +175,15 @@ Admission: TypeAlias = Admitted | Crowded | Denied
 # --- what a call falls under ------------------------------------------------------------------------------------
 
 
-def checks_of(claim: Claim, chain: Sequence[TaskLimit]) -> tuple[Check, ...]:
-    """Every window of every budget that this call falls under. ``chain`` is its task and those above it."""
+def checks_of(claim: Claim, chain: Sequence[TaskLimit], at_us: int) -> tuple[Check, ...]:
+    """Every window of every budget that this call falls under at a moment. ``chain`` is its task and those above it."""
     checks: list[Check] = []
     for budget in claim.budgets:
         if budget.each == "task":
             subjects = tuple(task.task for task in chain)
         else:
             subjects = (scope_value(claim.scope, budget.each) if budget.each else "",)
-        checks += [check_of(budget, i, subject, claim.at_us) for subject in subjects for i in range(len(budget.limits))]
+        checks += [check_of(budget, i, subject, at_us) for subject in subjects for i in range(len(budget.limits))]
     rules = next((budget for budget in claim.budgets if budget.name == TASK_RULES.name), TASK_RULES)
     checks.extend(task_budget(task, rules) for task in chain if task.limit is not None)
     return tuple(checks)
@@ -216,10 +220,11 @@ class _Case(NamedTuple):
 
 
 class _Demand(NamedTuple):
-    """What an offer takes with an answer of some length: nano-USD (None: no price) and tokens."""
+    """What an offer takes with an answer of some length: nano-USD, assumed where it has no price, and tokens."""
 
-    amount: int | None
+    amount: int
     tokens: int
+    priced: bool
 
 
 def _case(check: Check, totals: TotalsOf, final: bool) -> _Case:
@@ -305,16 +310,16 @@ def _deeper(claim: Claim, cases: Sequence[_Case], active: Sequence[Rung], first:
 
 def _admit_offer(claim: Claim, cases: Sequence[_Case], offer: Offer) -> Admission:
     """The whole worst case, else what nearly every answer needs, else crowded or denied."""
-    demand = _demand(offer, offer.output_tokens)
+    demand = _demand(cases, offer, offer.output_tokens)
     if _short(cases, demand) is None:
         return _taken(claim, cases, offer, offer.output_tokens, demand)
     if not _can_shrink(claim, offer):
-        return _not_now(cases, offer, offer.output_tokens)
+        return _not_now(cases, offer, offer.output_tokens, shrinks=False)
     tokens = _likely(cases, offer)
-    demand = _demand(offer, tokens)
+    demand = _demand(cases, offer, tokens)
     if _short(cases, demand) is None:
         return _taken(claim, cases, offer, tokens, demand)
-    return _not_now(cases, offer, tokens)
+    return _not_now(cases, offer, tokens, shrinks=True)
 
 
 def _admit_tight(claim: Claim, cases: Sequence[_Case], offer: Offer) -> Admitted | None:
@@ -325,7 +330,7 @@ def _admit_tight(claim: Claim, cases: Sequence[_Case], offer: Offer) -> Admitted
         floor = min(floor, _floor(cases))
         wanted += [_likely(cases, offer), min((_most(case, offer) for case in cases), default=offer.output_tokens)]
     for tokens in wanted:
-        demand = _demand(offer, tokens)
+        demand = _demand(cases, offer, tokens)
         if tokens >= floor and _short(cases, demand) is None:
             return _taken(claim, cases, offer, tokens, demand)
     return None
@@ -355,17 +360,20 @@ def _most(case: _Case, offer: Offer) -> int:
             return offer.output_tokens if case.left >= 1 else -1
 
 
-def _demand(offer: Offer, tokens: int) -> _Demand:
-    return _Demand(None if offer.input is None or tokens < 0 else offer.cost(tokens), offer.tokens(tokens))
+def _demand(cases: Sequence[_Case], offer: Offer, tokens: int) -> _Demand:
+    """What an offer takes with so many output tokens. Without a price it takes the most that any of its budgets assumes:
+    what is held is one amount, the same in each."""
+    if offer.input is None:
+        assumed = [case.check.budget.assume for case in cases if case.check.budget.on_unpriced == "assume"]
+        return _Demand(max(assumed, default=0), offer.tokens(tokens), priced=False)
+    return _Demand(offer.cost(tokens) if tokens >= 0 else 0, offer.tokens(tokens), priced=True)
 
 
 def _need(case: _Case, demand: _Demand) -> int | None:
     """What is taken of one check, None where that is not known and the budget lets nothing unknown through."""
     budget = case.check.budget
     if budget.unit == "usd":
-        if demand.amount is not None:
-            return demand.amount
-        return {"deny": None, "allow": 0, "assume": budget.assume}[budget.on_unpriced]
+        return demand.amount if demand.priced or budget.on_unpriced != "deny" else None
     return demand.tokens if budget.unit == "tokens" else 1
 
 
@@ -378,16 +386,16 @@ def _short(cases: Sequence[_Case], demand: _Demand, *, free: bool = False) -> _C
     return None
 
 
-def _not_now(cases: Sequence[_Case], offer: Offer, tokens: int) -> Crowded | Denied:
-    short = _short(cases, _demand(offer, tokens), free=True)
+def _not_now(cases: Sequence[_Case], offer: Offer, tokens: int, *, shrinks: bool) -> Crowded | Denied:
+    short = _short(cases, _demand(cases, offer, tokens), free=True)
     if short is not None:
         # With the likely answer it cannot fit whatever is released; with the least answer it might.
-        tokens = min(tokens, short.check.budget.floor_tokens) if offer.clampable else tokens
-        still = _short(cases, _demand(offer, tokens), free=True)
+        tokens = min(tokens, _floor(cases)) if shrinks else tokens
+        still = _short(cases, _demand(cases, offer, tokens), free=True)
         if still is not None:
-            need = _need(still, _demand(offer, tokens))
+            need = _need(still, _demand(cases, offer, tokens))
             return Denied(_refusal("unpriced" if need is None else "budget_exceeded", still, need))
-    demand = _demand(offer, tokens)
+    demand = _demand(cases, offer, tokens)
     blocked = _short(cases, demand)
     if blocked is None:  # the least answer fits right now: it is for _admit_tight to give it
         assert short is not None
@@ -396,13 +404,10 @@ def _not_now(cases: Sequence[_Case], offer: Offer, tokens: int) -> Crowded | Den
 
 
 def _taken(claim: Claim, cases: Sequence[_Case], offer: Offer, tokens: int, demand: _Demand) -> Admitted:
-    amount = demand.amount
     tightest: _Case | None = None
     left = share = least = 0
     for case in cases:
         need = _need(case, demand) or 0
-        if amount is None and need and case.check.budget.unit == "usd":
-            amount = need  # assumed: nobody knows what it will cost
         remaining = case.left - need
         part = thousandths(remaining, case.check.limit)
         if tightest is None or part < least:
@@ -412,7 +417,7 @@ def _taken(claim: Claim, cases: Sequence[_Case], offer: Offer, tokens: int, dema
     extend = smaller and claim.stream and (not offer.clampable or _extends(cases))
     return Admitted(
         offer=offer,
-        amount=None if amount is None else NanoUSD(amount),
+        amount=NanoUSD(demand.amount) if demand.priced or demand.amount else None,
         tokens=demand.tokens,
         output_tokens=tokens,
         output_cap=tokens if smaller and offer.clampable and not extend else None,
@@ -421,6 +426,7 @@ def _taken(claim: Claim, cases: Sequence[_Case], offer: Offer, tokens: int, dema
         tightest=tightest.check if tightest else None,
         left=left if tightest else None,
         share=share,
+        final=claim.final,
     )
 
 
@@ -447,13 +453,18 @@ def _refusal(
     )
 
 
-def more(checks: Sequence[Check], totals: TotalsOf, *, amount: int, tokens: int) -> Refusal | None:
+def more(checks: Sequence[Check], totals: TotalsOf, *, amount: int, tokens: int, final: bool) -> Refusal | None:
     """Whether a running attempt may hold this much more: None, or why not. It counts as no further call."""
     for check in checks:
         if not check.budget.enforce:
             continue
-        case = _case(check, totals, True)
+        case = _case(check, totals, final)
         need = {"usd": amount, "tokens": tokens, "calls": 0}[check.budget.unit]
         if need and need > case.left:
             return _refusal("budget_exceeded", case, need)
     return None
+
+
+def too_deep(task: str, depth: int) -> Refusal:
+    """The refusal of a call whose task would stand deeper below others than their limits can be kept for."""
+    return Refusal("too_deep", TASK_RULES.name, task, "lifetime", "calls", TASK_DEPTH_MAX, 0, 0, depth, None)

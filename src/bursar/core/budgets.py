@@ -60,7 +60,8 @@ _COLUMNS: Final = frozenset(SCOPE_COLUMNS)
 
 
 class Totals(NamedTuple):
-    """What is held and spent on one account. Money is nano-USD; ``unpriced`` counts attempts without a known charge."""
+    """What is held and spent on one account. Money is nano-USD; ``unpriced`` counts attempts without a known charge, and
+    ``assumed`` is what was held for them."""
 
     held: int = 0
     spent: int = 0
@@ -69,12 +70,13 @@ class Totals(NamedTuple):
     spent_tokens: int = 0
     held_calls: int = 0
     spent_calls: int = 0
+    assumed: int = 0
 
     def plus(self, other: Sequence[int]) -> Totals:
         # Written out: it is done for every account of every hold.
-        a, b, c, d, e, f, g = other
+        a, b, c, d, e, f, g, h = other
         return Totals(
-            self[0] + a, self[1] + b, self[2] + c, self[3] + d, self[4] + e, self[5] + f, self[6] + g
+            self[0] + a, self[1] + b, self[2] + c, self[3] + d, self[4] + e, self[5] + f, self[6] + g, self[7] + h
         )  # fmt: skip
 
 
@@ -102,8 +104,8 @@ class Budget:
     """A limit on what matching calls may use.
 
     ``match`` holds scope columns (or ``label:NAME``) and the patterns of which one must fit; ``each`` makes a balance of
-    its own for each value of a column. ``assume`` is the amount counted for an attempt without a price, where
-    ``on_unpriced`` is "assume". ``open_up_to`` is what may be used while the books cannot be written: None is nothing.
+    its own for each value of a column. ``assume`` is the amount held for an attempt without a price, where ``on_unpriced``
+    is "assume"; what was held for one whose charge stays unknown counts as used, unless it is "allow". ``open_up_to`` is what may be used while the books cannot be written: None is nothing.
     ``reserve`` is kept back for calls that say they are a task's last. ``input`` "likely" lets a call through whose input
     fits only if its prompt cache still holds what it held: what a cache miss costs more is then spent over the limit.
     ``enforce`` False only watches.
@@ -126,7 +128,7 @@ class Budget:
     input: Literal["dearest", "likely"] = "dearest"
     enforce: bool = True
     raised: Raise | None = None
-    checks: dict[tuple[int, str], Check] = field(default_factory=dict, compare=False, repr=False)
+    checks: dict[tuple[int, str], Check] = field(default_factory=dict, init=False, compare=False, repr=False)
     """The last check of each limit and value: it holds until its window ends (``check_of``)."""
 
     def covers(self, scope: Scope) -> bool:
@@ -278,16 +280,16 @@ TotalsOf: TypeAlias = Callable[[str], Totals]
 def use_of(check: Check, totals: TotalsOf) -> Use:
     """What is used of a check, attempts without a price counted as its budget says."""
     budget = check.budget
-    assumed = budget.assume if budget.on_unpriced == "assume" else 0
     unit = budget.unit
-    if unit == "usd" and not assumed and len(check.accounts) == 1:  # nearly always
+    counts = budget.on_unpriced != "allow"
+    if unit == "usd" and len(check.accounts) == 1:  # nearly always
         found = totals(check.posted)
-        return Use(found.spent, found.held)
+        return Use(found.spent + found.assumed if counts else found.spent, found.held)
     spent = held = 0
     for account in check.accounts:
         found = totals(account)
         if unit == "usd":
-            spent += found.spent + found.unpriced * assumed
+            spent += found.spent + (found.assumed if counts else 0)
             held += found.held
         elif unit == "tokens":
             spent += found.spent_tokens

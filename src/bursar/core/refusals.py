@@ -18,6 +18,11 @@ __all__ = ["refusal_details", "refusal_text", "time_text"]
 
 def refusal_text(refusal: Refusal) -> str:
     """One paragraph for the agent and for whoever reads its log."""
+    if refusal.code == "too_deep":
+        return (
+            f"task {refusal.subject!r} would stand {refusal.needed} levels deep, at most {refusal.limit} are possible: "
+            "give it a parent nearer to the top"
+        )
     unit = refusal.unit
     who = f" for {refusal.subject!r}" if refusal.subject else ""
     per = "" if refusal.window == "lifetime" else f" per {refusal.window}"

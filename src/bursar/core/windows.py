@@ -76,9 +76,10 @@ class Window:
         return Span(start, start + self.part_us)
 
     def rolling_spans(self, at_us: int) -> tuple[Span, ...]:
-        """The parts that a rolling window ending at ``at_us`` touches, oldest first."""
+        """The parts that share a rolling window with ``at_us``, oldest first: those before it, and those after it, in which
+        something is entered where a clock went back or a stream has been running since."""
         part = self.part_us
-        starts = range(self.first_part(at_us).start_us, at_us + 1, part)
+        starts = range(self.first_part(at_us).start_us, at_us + self.length_us + 1, part)
         return tuple(Span(start, start + part) for start in starts)
 
     def _midnight(self, day: datetime) -> int:

@@ -192,7 +192,7 @@ def _opened(rulebook: Rulebook, opening: Opening, asking: Asking, admitted: Admi
         return opening  # it goes as it came: nothing was decided that the opening does not say
     model = changes.model or opening.model_asked
     charge = opening.estimate
-    if changes.names or admitted.output_cap is not None:
+    if changes.names or admitted.extend or admitted.output_cap is not None:
         cap = min(admitted.output_tokens, OUTPUT_TOKENS_ASSUMED)
         charge = estimate(
             rulebook.book, provider=asking.price_id, model=model, at=asking.at,

@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS entry (
     spent_tokens INTEGER NOT NULL DEFAULT 0,
     held_calls INTEGER NOT NULL DEFAULT 0,
     spent_calls INTEGER NOT NULL DEFAULT 0,
+    assumed_nanousd INTEGER NOT NULL DEFAULT 0, -- what was held for attempts whose charge is not known: budgets count it
     accounts TEXT NOT NULL,              -- JSON list: the accounts the changes are posted to
     payload BLOB,                        -- stage 0: the opening; later: the ledger row. JSON
     response_key TEXT                    -- provider and its response id: an import of the same response is passed over
@@ -38,7 +39,8 @@ CREATE TABLE IF NOT EXISTS balance (
     held_tokens INTEGER NOT NULL DEFAULT 0,
     spent_tokens INTEGER NOT NULL DEFAULT 0,
     held_calls INTEGER NOT NULL DEFAULT 0,
-    spent_calls INTEGER NOT NULL DEFAULT 0
+    spent_calls INTEGER NOT NULL DEFAULT 0,
+    assumed_nanousd INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
 -- Ids of imported attempts and keys of responses whose entries have been rolled up: importing them again must still
@@ -72,6 +74,7 @@ CREATE TABLE IF NOT EXISTS task (
     opened_by TEXT NOT NULL,             -- the virtual key that set the limit: nobody else may change it in a request
     opened_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS task_parent ON task (parent) WHERE parent <> '';
 
 -- What somebody must say yes to before calls go on.
 CREATE TABLE IF NOT EXISTS approval (

@@ -261,7 +261,8 @@ class Gateway:
         self._metrics.denied(refusal.budget, refusal.code)
         self._tallies.add("denied", done.opening.provider, self._clock.now_us())
         more |= refusal_details(refusal)
-        return _Problem(402, refusal.code, refusal_text(refusal), more, headers=_NO_RETRY)
+        status = 400 if refusal.code == "too_deep" else 402
+        return _Problem(status, refusal.code, refusal_text(refusal), more, headers=_NO_RETRY)
 
     def _open(
         self, request: _Request, route: Route, facts: RequestFacts, caller: Caller, rulebook: Rulebook
