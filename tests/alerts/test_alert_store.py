@@ -251,7 +251,9 @@ async def test_two_evaluators_at_once_fire_once(tmp_path: Path, clock: Clock) ->
             for cents in (1_000, 1_600, 1_900, 2_000):
                 standings.now = [standing(cents, at_us=clock.us, subject=f"u{n}", forecast=False) for n in range(20)]
                 await asyncio.gather(*(w.evaluate(price_version="v", ledger_lag=0) for w in (one, two) * 3))
-            await asyncio.gather(one.deliver(), two.deliver())
+            async with asyncio.timeout(30):
+                while len(receiver.received) < 80:
+                    await asyncio.gather(one.deliver(), two.deliver())
             await asyncio.gather(one.deliver(), two.deliver())
         keys = [r.json["data"]["key"] for r in receiver.received]
         assert len(keys) == len(set(keys)) == 80

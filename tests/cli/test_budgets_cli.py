@@ -48,7 +48,7 @@ def _write(data: Path, sql: str, *rows: tuple[Any, ...]) -> None:
 
 
 def _used(data: Path, account: str, *, spent: int, held: int = 0, unpriced: int = 0) -> None:
-    _write(data, "INSERT INTO balance VALUES (?, ?, ?, ?, 0, 0, 0, 0)", (account, held, spent, unpriced))
+    _write(data, "INSERT INTO balance VALUES (?, ?, ?, ?, 0, 0, 0, 0, 0)", (account, held, spent, unpriced))
 
 
 def _asked(data: Path, name: str) -> None:

@@ -39,9 +39,11 @@ class Desk:
         with closing(BooksFile(self.path, clock_us=lambda: self.now_us, hold_ttl_us=1)) as books:
             books.transaction(lambda: books.connection.executemany(sql, rows))
 
-    def used(self, account: str, *, spent: int = 0, held: int = 0, unpriced: int = 0, tokens: int = 0) -> None:
-        values = (account, held, spent, unpriced, 0, tokens, 0, 0)
-        self.write("INSERT INTO balance VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+    def used(
+        self, account: str, *, spent: int = 0, held: int = 0, unpriced: int = 0, tokens: int = 0, assumed: int = 0
+    ) -> None:
+        values = (account, held, spent, unpriced, 0, tokens, 0, 0, assumed)
+        self.write("INSERT INTO balance VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def asked(self, name: str, *, budget: str = "support", who: str = '{"task":"t-12"}') -> None:
         """An approval that waits, until the end of the month."""

@@ -51,7 +51,7 @@ def test_a_budget_is_set_seen_changed_and_removed(desk: Desk) -> None:
 def test_standings_are_exact_and_the_fullest_come_first(desk: Desk) -> None:
     """Money is decimal text to the nano-dollar, unpriced attempts stand beside it, what is left out is counted."""
     _ask(desk, "PUT", "budgets/people", _SPEC)
-    desk.used(f"budget:people@{_DAY}-{_DAY + 86_400}=ann", spent=1_000_000_001, held=1, unpriced=2)
+    desk.used(f"budget:people@{_DAY}-{_DAY + 86_400}=ann", spent=1_000_000_001, held=1, unpriced=2, assumed=100_000_000)
     desk.used(f"budget:people@{_DAY}-{_DAY + 86_400}=bob", spent=4_000_000_000)
     _, found = _ask(desk, "GET", "budgets", query="limit=1")
     (row,) = found["rows"]
