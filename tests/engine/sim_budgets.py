@@ -260,7 +260,12 @@ class World:
         assert isinstance(outcome, NotHeld)
         assert outcome.refusal is not None
         self.model.read(self.files[0])
-        most = [(g, limit) for g, limit in zip(one.groups, one.limits, strict=True) if limit is not None]
+        final = one.held.admitted is not None and one.held.admitted.final
+        most = [
+            (group, limit - (0 if final else kept))
+            for group, limit, kept in zip(one.groups, one.limits, one.kept, strict=True)
+            if limit is not None
+        ]
         needs = {"usd": amount, "tokens": to - one.output, "calls": 0}
         used = [sum(g.use(one.ask.at, widest=True)) + needs[g.unit] for g, _ in most]
         assert any(use > limit for use, (_, limit) in zip(used, most, strict=True)), "an extension refused without need"

@@ -122,17 +122,20 @@ class Model:
         stated, name = ask.task, ask.scope.task
         if stated is None:
             return
+        known = name in self.openers or f"task:{name}" in self.sums
+        if known and self.openers.get(name, "") != ask.scope.key:
+            return  # another key has begun it
+        self.openers.setdefault(name, ask.scope.key)
         if stated.parent and not self.parents.get(name):
             above = self._above(stated.parent)
             if name not in above and len(above) < DEPTH_MAX:
                 self.parents[name] = stated.parent
         group = self._task(name)
         lowers = group.limit is not None and stated.limit is not None and stated.limit < group.limit
-        if stated.limit is None or (group.limit is not None and not (lowers and self.openers[name] == ask.scope.key)):
+        if stated.limit is None or (group.limit is not None and not lowers):
             return
         self._changed.append((group, ask.at))
         group.limit, group.kept = stated.limit, min(stated.reserve, stated.limit)
-        self.openers[name] = ask.scope.key
 
     def _above(self, task: str) -> list[str]:
         chain = []
@@ -301,6 +304,7 @@ class Model:
                 self._task(account.removeprefix("task:")).totals = [0] * 8
         tasks = {row[0] for row in db.execute("SELECT task FROM task")}
         self.parents = {name: parent for name, parent in self.parents.items() if name in tasks}
+        self.openers = {name: key for name, key in self.openers.items() if name in tasks}
         sums: dict[str, list[int]] = defaultdict(lambda: [0] * 8)
         for text, *changes in db.execute(f"SELECT accounts, {COLUMNS} FROM entry"):
             for account in json.loads(text):

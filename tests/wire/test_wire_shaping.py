@@ -330,50 +330,53 @@ def test_a_note_in_a_chat(at: str, messages: list[Any], expected: list[Any]) -> 
 @pytest.mark.parametrize(
     ("dialect_id", "body", "field", "expected"),
     [
-        ("anthropic", {"model": "m"}, "system", NOTE),
-        ("anthropic", {"model": "m", "system": "You help."}, "system", f"You help.\n\n{NOTE}"),
-        ("anthropic", {"model": "m", "system": [MARKED]}, "system", [MARKED, ITEM]),
+        (
+            "anthropic",
+            {"model": "m", "messages": USER},
+            "messages",
+            [{"role": "user", "content": [{"type": "text", "text": "hi"}, ITEM]}],
+        ),
+        (
+            "anthropic",
+            {"messages": [{"role": "user", "content": [MARKED]}]},
+            "messages",
+            [{"role": "user", "content": [MARKED, ITEM]}],
+        ),
         ("openai_responses", {"model": "m", "input": "hi"}, "input", [*USER, SAID]),
         ("openai_responses", {"model": "m", "input": [RESULT]}, "input", [RESULT, SAID]),
         ("openai_responses", {"prompt": {}, "instructions": "a"}, "instructions", f"a\n\n{NOTE}"),
-        ("gemini", {"contents": CONTENTS}, "systemInstruction", {"parts": [{"text": NOTE}]}),
-        (
-            "gemini",
-            {"contents": CONTENTS, "system_instruction": {"parts": [{"text": "a"}], "role": "x"}},
-            "system_instruction",
-            {"parts": [{"text": "a"}, {"text": NOTE}], "role": "x"},
-        ),
-        (
-            "gemini",
-            {"contents": CONTENTS, "systemInstruction": {"parts": {"text": "a"}}},
-            "systemInstruction",
-            {"parts": [{"text": "a"}, {"text": NOTE}]},
-        ),
-        ("bedrock_converse", {"messages": []}, "system", [{"text": NOTE}]),
+        ("gemini", {"contents": CONTENTS}, "contents", [*CONTENTS, {"role": "user", "parts": [{"text": NOTE}]}]),
         (
             "bedrock_converse",
-            {"system": [{"text": "a"}, {"cachePoint": {"type": "default"}}]},
-            "system",
-            [{"text": "a"}, {"cachePoint": {"type": "default"}}, {"text": NOTE}],
+            {"messages": [{"role": "user", "content": [{"text": "a"}, {"cachePoint": {"type": "default"}}]}]},
+            "messages",
+            [{"role": "user", "content": [{"text": "a"}, {"cachePoint": {"type": "default"}}, {"text": NOTE}]}],
         ),
-        ("bedrock_invoke", {"anthropic_version": "b", "messages": USER}, "system", NOTE),
+        (
+            "bedrock_invoke",
+            {"anthropic_version": "b", "messages": USER},
+            "messages",
+            [{"role": "user", "content": [{"type": "text", "text": "hi"}, ITEM]}],
+        ),
         ("cohere", {"model": "m", "messages": USER}, "messages", [{"role": "user", "content": f"hi\n\n{NOTE}"}]),
     ],
 )
 def test_a_note_in_each_dialect(dialect_id: str, body: dict[str, Any], field: str, expected: Any) -> None:
-    """At the end of the system text, behind every cache mark."""
+    """At the end of the conversation, behind every cache mark: what a prompt cache holds is read as before."""
     assert shape(dialect_id, body, Changes(note=NOTE)) == {**body, field: expected}
 
 
-def test_a_note_is_left_out_beside_cached_content() -> None:
-    """Gemini refuses a system text there."""
-    body = {"contents": CONTENTS, "cachedContent": "cachedContents/1"}
-    assert shape("gemini", body, Changes(note=NOTE)) == body
+def test_a_note_needs_a_user_to_speak_after() -> None:
+    """Where the last message is the model's own beginning of an answer there is no place for it."""
+    messages = [*USER, {"role": "assistant", "content": "I"}]
+    for dialect_id in ("anthropic", "bedrock_converse"):
+        body = {"model": "m", "messages": messages}
+        assert shape(dialect_id, body, Changes(note=NOTE)) == body
 
 
 # --- tools ------------------------------------------------------------------------------------------------------
 
-KEEP = Changes(tools=("read_*", "get"))
+KEEP = Changes(tools=(("read_*", "get"),))
 
 
 def chat_tool(name: str) -> dict[str, Any]:
@@ -549,11 +552,11 @@ CHANGES = st.builds(
     effort=st.sampled_from(["", *EFFORTS]),
     tier=st.sampled_from(["", "flex", "default", "priority", "standard_only"]),
     note=st.sampled_from(["", NOTE]),
-    tools=st.none() | st.sampled_from([(), ("get",), ("*",)]),
+    tools=st.none() | st.sampled_from([((),), (("get",),), (("*",),), (("g*",), ("*t",))]),
 )
 TOUCHED = {
     "max_tokens", "max_completion_tokens", "max_output_tokens", "reasoning_effort", "reasoning", "service_tier",
-    "messages", "input", "tools", "tool_choice", "thinking", "output_config", "system", "generationConfig",
+    "messages", "input", "contents", "tools", "tool_choice", "thinking", "output_config", "system", "generationConfig",
     "systemInstruction", "inferenceConfig", "serviceTier", "toolConfig",
 }  # fmt: skip
 

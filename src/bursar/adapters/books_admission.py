@@ -1,8 +1,9 @@
 """Whether attempts may be held, inside the books' transaction.
 
 Rule 1: what is decided here was read in the transaction that writes the hold: nobody can spend the same money between.
-Rule 2: a task's place in the tree and its limit are set once by the first call that states them. A later call may lower the
-        limit if it comes with the same key; nothing in a request raises it, or moves a task.
+Rule 2: a task's place in the tree and its limit are set once by the first call that states them, with the key that the task
+        began with. A later call may lower the limit if it comes with the same key; nothing in a request raises it, or moves
+        a task.
 Rule 3: totals are those of the file with what this transaction has posted so far.
 """
 
@@ -26,6 +27,7 @@ from .books_batch import select_in
 __all__ = ["Admissions", "Asked"]
 
 _CHAINS_MAX: Final = 10_000
+_PENDING_MAX: Final = 1_000  # approvals that wait: who asks for more is still refused, and nobody looks at so many
 
 
 class Asked(NamedTuple):
@@ -163,23 +165,44 @@ class Admissions:
         known = self._chains.get(name, ())
         before = known[0] if known else None
         after = _merged(before, stated, lambda: self._opener(name) == key)
-        if after.parent and (before is None or not before.parent) and not self._may_stand_below(name, after.parent):
-            after = replace(after, parent="")
+        if (before is None or after != before) and not self._may_state(name, key):
+            return known or (TaskLimit(name),)
+        try:
+            if after.parent and (before is None or not before.parent) and not self._may_stand_below(name, after.parent):
+                after = replace(after, parent="")
+        except _TooDeepError:
+            if before is None:  # nor may what names it as its parent stand below nothing
+                self._write(TaskLimit(name, "", NanoUSD(0)), key)
+            raise
         if before is not None and after == before:
             return known
+        self._write(after, key)
+        return self._chains[name]
+
+    def _write(self, task: TaskLimit, key: str) -> None:
+        name = task.task
         self._db.execute(
-            "INSERT INTO task VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (task) DO UPDATE SET parent = ?2,"
-            " opened_by = iif(limit_nanousd IS NULL AND ?3 IS NOT NULL, ?5, opened_by), limit_nanousd = ?3,"
+            "INSERT INTO task VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (task) DO UPDATE SET parent = ?2, limit_nanousd = ?3,"
             " reserve_nanousd = ?4",
-            (name, after.parent, after.limit, after.reserve, key, self._clock_us()),
+            (name, task.parent, task.limit, task.reserve, key, self._clock_us()),
         )
         below = [other for other, chain in self._chains.items() if any(task.task == name for task in chain)]
         for other in {name, *below}:  # what is remembered of others stays: calls of the same batch need it
             self._chains[other] = self._read_chain(other)
-        return self._chains[name]
 
     def _opener(self, task: str) -> str:
-        return self._db.execute("SELECT opened_by FROM task WHERE task = ?", (task,)).fetchone()[0]
+        found = self._db.execute("SELECT opened_by FROM task WHERE task = ?", (task,)).fetchone()
+        return found[0] if found else ""
+
+    def _may_state(self, task: str, key: str) -> bool:
+        """Whether a request with this key may say where a task stands or what limit it has: whoever began it may, and
+        anybody as long as it has no calls."""
+        if self._opener(task) == key:
+            return True
+        known = self._db.execute(
+            "SELECT 1 FROM task WHERE task = ?1 UNION ALL SELECT 1 FROM balance WHERE account = 'task:' || ?1", (task,)
+        ).fetchone()
+        return known is None
 
     def _may_stand_below(self, task: str, parent: str) -> bool:
         """False where it would stand below itself. Raises _TooDeepError: a limit must not be lost out of sight."""
@@ -206,7 +229,8 @@ class Admissions:
         who = {column: value for column in SCOPE_COLUMNS if (value := getattr(scope, column))}
         account = next(check.posted for check in asked.checks if check.budget.name == refusal.budget)
         self._db.execute(
-            "INSERT INTO approval VALUES (?, ?, ?, ?, 'pending', ?, NULL, ?) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO approval SELECT ?, ?, ?, ?, 'pending', ?, NULL, ?"
+            " WHERE (SELECT count(*) FROM approval WHERE state = 'pending') < ? ON CONFLICT (id) DO NOTHING",
             (
                 refusal.approval,
                 refusal.budget,
@@ -214,6 +238,7 @@ class Admissions:
                 msgspec.json.encode(who).decode(),
                 self._clock_us(),
                 refusal.resets_us,
+                _PENDING_MAX,
             ),
         )
 

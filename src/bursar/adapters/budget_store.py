@@ -165,8 +165,11 @@ class BudgetStore:
         return next((one for one in self.approvals(id=approval) if one.state == decision), None)
 
     def prune(self, before_us: int) -> int:
-        """Forget approvals whose window ended before then. Returns how many."""
-        return self._write("DELETE FROM approval WHERE expires_us < ?", (before_us,))
+        """Forget approvals whose window ended before then, and old ones that nobody granted. Returns how many."""
+        return self._write(
+            "DELETE FROM approval WHERE expires_us < ?1 OR (state <> 'granted' AND expires_us IS NULL AND asked_us < ?1)",
+            (before_us,),
+        )
 
     # --- how they stand ---------------------------------------------------------------------------------------
 

@@ -35,7 +35,8 @@ _TASK_FIELDS: Final = (
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _TAKEN: Final = frozenset({"books"})
 _AMOUNT: Final = re.compile(
-    r"\$?\s*(?P<number>[\d_.,]+(?:e[+-]?\d+)?)\s*(?P<scale>[kmb])?\s*(?P<unit>[a-z]*)", re.IGNORECASE
+    r"\$?\s*(?P<number>(?:\d{1,3}(?:,\d{3})+|[\d_]+)?(?:\.\d*)?(?:e[+-]?\d{1,3})?)\s*(?P<scale>[kmb])?\s*(?P<unit>[a-z]*)",
+    re.IGNORECASE,
 )
 _SCALE: Final = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 _UNITS: Final[Mapping[str, Unit]] = {
@@ -114,7 +115,7 @@ def _task_rules(spec: Mapping[str, Any], path: str) -> Budget:
 
 def parse_amount(value: Any, path: str) -> tuple[Unit, int]:
     """The unit and the amount (nano-USD, tokens or calls) of ``$5``, ``0.50``, ``2M tokens``, ``100 calls``."""
-    text = f"{value:f}" if isinstance(value, Decimal) else str(value)
+    text = str(value)[:VALUE_LENGTH_MAX]
     found = _AMOUNT.fullmatch(text.strip()) if not isinstance(value, bool) else None
     unit = _UNITS.get((found["unit"] or "usd").lower()) if found else None
     if found is None or unit is None or ("$" in text and unit != "usd"):
@@ -249,10 +250,10 @@ def _thresholds(raw: Any, path: str) -> tuple[int, ...]:
 
 def _share(value: Any, path: str) -> int:
     """Thousandths of ``80%`` or ``80``."""
-    text = f"{value:f}" if isinstance(value, Decimal) else str(value)
+    text = str(value)[:VALUE_LENGTH_MAX]
     try:
         number = parse_decimal(text.strip().removesuffix("%")) * 10
-    except ValueError:
+    except (ValueError, ArithmeticError):  # too large even to be multiplied
         number = Decimal(-1)
     if isinstance(value, bool) or not 0 < number <= 10_000 or number != number.to_integral_value():
         raise ValueError(f"{path}: {text!r} is no share: write a percentage such as 80%, above 0% and up to 1000%")
@@ -332,6 +333,8 @@ def _raise(raw: Any, unit: Unit, tz: tzinfo, path: str) -> Raise | None:
     except ValueError:
         raise ValueError(f"{path}.until: {text!r} is no date or time: write 2026-12-01 or 2026-12-01T18:00") from None
     until = until.replace(tzinfo=tz) if until.tzinfo is None else until
+    if not 1970 < until.year < 9999:
+        raise ValueError(f"{path}.until: {text!r} is not within the years 1971 to 9998")
     return Raise(by, int(until.timestamp()) * 1_000_000)
 
 

@@ -46,8 +46,9 @@ class Rung:
 class Changes:
     """How a request differs from the one that came. Empty and None mean: as it was.
 
-    ``output_cap`` and ``effort`` are upper limits: a request that asks for less keeps what it asks for. ``short_cache`` writes
-    prompt caches for the shorter, cheaper time only.
+    ``output_cap`` and ``effort`` are upper limits: a request that asks for less keeps what it asks for. A tool stays
+    where every list of patterns in ``tools`` lets it stay. ``short_cache`` writes prompt caches for the shorter, cheaper
+    time only.
     """
 
     model: str = ""
@@ -55,7 +56,7 @@ class Changes:
     effort: str = ""
     tier: str = ""
     note: str = ""
-    tools: tuple[str, ...] | None = None
+    tools: tuple[tuple[str, ...], ...] | None = None
     short_cache: bool = False
 
     @property
@@ -92,8 +93,7 @@ def changes_of(rungs: Iterable[Rung], model: str) -> Changes:
             case "tier":
                 changes = replace(changes, tier=rung.text)
             case "tools":
-                # A tool stays when every rung lets it stay; patterns cannot be intersected, so the last one counts.
-                changes = replace(changes, tools=rung.patterns)
+                changes = replace(changes, tools=(*(changes.tools or ()), rung.patterns))
             case "cached" | "approve" | "refuse":
                 pass
     return changes

@@ -7,6 +7,7 @@ Rule 2: a refusal is final for the same request at the same moment: nobody shoul
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from shlex import quote
 from typing import Any
 
 from .admission import Refusal
@@ -45,10 +46,12 @@ def refusal_text(refusal: Refusal) -> str:
         case "budget_held":
             return (
                 f"{state}. This call needs up to {_needed(refusal)}; calls under way hold the rest, and did not give "
-                "enough back in time. Try it again when they have ended"
+                "enough back in time. It may be asked for again when they have ended"
             )
         case "budget_exceeded":
-            needs = "" if refusal.needed is None else f" This call needs up to {_needed(refusal)}."
+            needs = f" This call needs up to {_needed(refusal)}."
+            if refusal.needed is None:
+                needs = " From here on its ladder lets nothing through."
             return f"{state}.{needs} {_way_out(refusal)}"
 
 
@@ -58,9 +61,9 @@ def _needed(refusal: Refusal) -> str:
 
 def _way_out(refusal: Refusal) -> str:
     if refusal.budget == "task":
-        raise_it = f"raise it with `bursar budgets set --task {refusal.subject} --limit AMOUNT`"
+        raise_it = f"raise it with `bursar budgets set --task {quote(refusal.subject)} --limit AMOUNT`"
     else:
-        raise_it = f"raise it with `bursar budgets set {refusal.budget} --raise AMOUNT --until DATE`"
+        raise_it = f"raise it where it was set, `bursar budgets show {refusal.budget}` says where"
     if refusal.resets_us is None:
         return f"It does not reset by itself: {raise_it}" if refusal.window == "lifetime" else f"Wait, or {raise_it}"
     return f"It resets at {time_text(refusal.resets_us)}; or {raise_it}"
@@ -84,7 +87,7 @@ def refusal_details(refusal: Refusal) -> dict[str, Any]:
         "held": amount(refusal.held),
         "needed": amount(refusal.needed),
         "resets_at": None if refusal.resets_us is None else time_text(refusal.resets_us),
-        "retryable": False,
+        "retryable": refusal.code == "budget_held",
     }
     if refusal.approval:
         details["approval_id"] = refusal.approval

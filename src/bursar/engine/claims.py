@@ -41,6 +41,8 @@ KIND_LABEL: Final = "kind"
 
 _encode: Final = msgspec.json.Encoder().encode
 _CONTEXT_TOKENS_ASSUMED: Final = 200_000
+_IMAGE_TOKENS_MAX: Final = 16_384
+"""Output tokens of one picture: the dearest of gpt-image-1 has 6,240 (OpenAI, image generation guide); newer ones larger."""
 _SEARCH_TOKENS: Final = 10_000
 """What one search of the provider's own may add to the input: some ten results of a page each."""
 _LONG_CACHE: Final = "cache_write_1h_tokens"
@@ -139,8 +141,10 @@ class Claims:
         facts = asking.facts
         thread = _thread(opening.scope)
         searches = SEARCHES_ASSUMED if facts.searches_max is None else facts.searches_max
-        tokens = self._sizes.input_tokens_max(model, facts.text_bytes, thread) + searches * _SEARCH_TOKENS
+        tokens = self._sizes.input_tokens_max(model, facts.text_bytes) + searches * _SEARCH_TOKENS
         output = 0 if facts.operation == "embeddings" else facts.output_cap
+        if output is None and facts.operation == "passthrough" and "image" in facts.modalities:
+            output = _IMAGE_TOKENS_MAX
         if facts.media_tokens or facts.unseen_input or output is None:
             prices = rulebook.book.find(asking.price_id, model) if model else None
             context = prices.context_window if prices else None

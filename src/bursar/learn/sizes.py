@@ -5,8 +5,9 @@ Rule 2: a quantile is read off a histogram of quarter octaves, at the upper edge
 Rule 3: too little evidence falls back: from (tag, model) to the model alone, then to a constant.
 Rule 4: old evidence fades: past ``_FADE_AT`` observations all counts are halved.
 Rule 5: an input ratio is the largest one seen, which fades slowly, with a margin. A larger one counts at once.
-Rule 6: in one thread (a session, a task) the next request is the last one and something new: what it had is known, only
-        what is new is bounded by the ratio.
+Rule 6: what a client can choose (a session's name, padding) makes no bound smaller than ``_RATIO_MIN`` allows.
+Rule 7: in one thread (an agent in a session) the next request is usually the last one and something new: what its prompt
+        cache should hold is known from it. That is likely, and never a bound.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ _KEYS_MAX: Final = 10_000
 # as text) is found out by the first answer.
 _RATIO_DEFAULT: Final = 0.5
 _RATIO_FADE: Final = 0.999
-_RATIO_MIN: Final = 0.05
+# Plain English has four to five bytes a token. Nothing that was seen makes a bound smaller than that.
+_RATIO_MIN: Final = 0.25
 # A request of another size than the last one is not the last one and something new.
 _THREAD_SHRINK: Final = 0.9
 _THREAD_GROW: Final = 2.0
-_THREAD_MARGIN: Final = 1.02
 _OVERHEAD_TOKENS: Final = 50
 """What a provider adds of its own to every request: roles, a date, a format."""
 
@@ -108,15 +109,14 @@ class Sizes:
                 return ceil(found.quantile() * _LENGTH_MARGIN)
         return LIKELY_TOKENS_DEFAULT
 
-    def input_tokens_max(self, model: str, text_bytes: int, thread: str = "") -> int:
-        """The most tokens that so many bytes of text become, as the next request of a thread."""
-        most = self._by_ratio(model, text_bytes)
-        last = self._last(model, text_bytes, thread)
-        if last is None:
-            return most
-        return min(
-            most, ceil(last.tokens * _THREAD_MARGIN) + self._by_ratio(model, max(0, text_bytes - last.text_bytes))
-        )
+    def input_tokens_max(self, model: str, text_bytes: int) -> int:
+        """The most tokens that so many bytes of text become."""
+        found = self._ratios.get(model)
+        if found is None or found.seen < _EVIDENCE_MIN:
+            ratio = max(_RATIO_DEFAULT, found.most * _MARGIN if found else 0.0)
+        else:
+            ratio = max(_RATIO_MIN, found.most * _MARGIN)
+        return min(text_bytes, ceil(text_bytes * ratio)) + _OVERHEAD_TOKENS
 
     def cached_tokens(self, model: str, text_bytes: int, thread: str, now_us: int) -> int:
         """How many tokens of the next request of a thread its prompt cache should still hold."""
@@ -129,14 +129,6 @@ class Sizes:
         if last is None or not _THREAD_SHRINK * last.text_bytes <= text_bytes <= _THREAD_GROW * last.text_bytes:
             return None
         return last
-
-    def _by_ratio(self, model: str, text_bytes: int) -> int:
-        found = self._ratios.get(model)
-        if found is None or found.seen < _EVIDENCE_MIN:
-            ratio = max(_RATIO_DEFAULT, found.most * _MARGIN if found else 0.0)
-        else:
-            ratio = max(_RATIO_MIN, found.most * _MARGIN)
-        return min(text_bytes, ceil(text_bytes * ratio)) + _OVERHEAD_TOKENS
 
     def saw_output(self, tag: str, model: str, tokens: int) -> None:
         """An answer that ended by itself had so many output tokens."""
@@ -161,7 +153,7 @@ class Sizes:
         """A request of nothing but text of so many bytes had so many input tokens; of these a prompt cache now holds some."""
         if text_bytes <= 0:
             return
-        if tokens > self.input_tokens_max(model, text_bytes, thread):
+        if tokens > self.input_tokens_max(model, text_bytes):
             self.breaches += 1
         if thread:
             self._threads[thread, model] = _Last(text_bytes, tokens, cached_tokens, cached_until_us)

@@ -217,7 +217,8 @@ class OpenAIChat:
             operation="chat_completions",
             model=model,
             stream=bool(request.stream),
-            output_cap=request.max_tokens if cap is None else cap,
+            # Of two caps nobody knows which one counts: the larger is what it can cost.
+            output_cap=max((each for each in (cap, request.max_tokens) if each is not None), default=None),
             asks_usage=bool(request.stream_options and request.stream_options.include_usage),
             terms=make_terms("service_tier", request.service_tier),
             input_tokens_estimate=ceil_tokens(len(body)),

@@ -4,7 +4,9 @@ Rule 1: a budget of thought is at least 1,024 tokens and less than ``max_tokens`
         a lower cap leaves no room for it, half of the cap is for thought, and a cap that is too small has none.
 Rule 2: effort is ``output_config.effort``, where the request states it or the model is known to take it (Anthropic,
         effort: from Opus 4.6 and Sonnet 4.6 on; leaving it out is "high"). Its least word is "low".
-Rule 3: a note is one more system text at the end, behind every cache mark, so that the cached prefix stays.
+Rule 3: a note is one more text at the end of the last message, if that is the user's: behind every cache mark and the
+        whole conversation, so that the cached prefix stays. A system text stands before the messages: changing it would
+        have them all read anew.
 Rule 4: tools that an earlier message used must stay defined. If none would be left, they stay and none may be chosen.
 """
 
@@ -21,9 +23,9 @@ from bursar.core.ladder import Changes
 from .dialect import mapping
 from .shape_openai import Edits
 from .shaping import THOUGHT_TOKENS, capped, decoded, keep_tools, lowered, number, stays, within
-from .splice import append, elements, joined, members, text
+from .splice import append, elements, joined, members, splice, text
 
-__all__ = ["BUDGET_MIN", "messages_edits", "thinking_edit"]
+__all__ = ["BUDGET_MIN", "messages_edits", "noted_messages", "thinking_edit"]
 
 BUDGET_MIN: Final = 1_024
 _TIERS: Final = frozenset({"auto", "standard_only"})
@@ -49,9 +51,9 @@ def messages_edits(body: bytes, changes: Changes, model: str) -> Edits:
     if changes.tier in _TIERS and decoded(found.get("service_tier")) != changes.tier:
         edits["service_tier"] = text(changes.tier)
     if changes.note:
-        system = _with_note(found.get("system"), changes.note)
-        if system is not None:
-            edits["system"] = system
+        messages = noted_messages(found.get("messages"), {"type": "text", "text": changes.note})
+        if messages is not None:
+            edits["messages"] = messages
     if changes.tools is not None and "tools" in found:
         _tools(found, changes.tools, edits, used=b'"tool_use"' in body)
     return edits
@@ -82,14 +84,22 @@ def _effort(found: dict[str, Raw], limit: str, model: str, edits: Edits) -> None
         edits["output_config"] = within(found.get("output_config"), {"effort": text(effort)})
 
 
-def _with_note(raw: Raw | None, note: str) -> bytes | None:
-    system = decoded(raw)
-    block = {"type": "text", "text": note}
-    if raw is None or not isinstance(system, list | str):
-        return text(note)
-    if isinstance(system, str):
-        return None if system.endswith(note) else text(f"{system}\n\n{note}" if system else note)
-    return None if system and system[-1] == block else append(bytes(raw), msgspec.json.encode(block))
+def noted_messages(raw: Raw | None, block: dict[str, str]) -> bytes | None:
+    """The messages with a text block at the end of the last one; None where that is not the user's, or has it already."""
+    if raw is None or not isinstance(decoded(raw), list):
+        return None
+    messages = elements(raw)
+    last = members(messages[-1]) if messages else {}
+    if decoded(last.get("role")) != "user":
+        return None
+    content = decoded(last.get("content"))
+    if isinstance(content, str):
+        noted = msgspec.json.encode([{**block, "text": content}, block] if content else [block])
+    elif isinstance(content, list) and (not content or content[-1] != block):
+        noted = append(bytes(last["content"]), msgspec.json.encode(block))
+    else:
+        return None
+    return joined([*messages[:-1], splice(messages[-1], {"content": noted})])
 
 
 def _name(tool: dict[str, Any]) -> str:
@@ -97,7 +107,7 @@ def _name(tool: dict[str, Any]) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _tools(found: dict[str, Raw], patterns: tuple[str, ...], edits: Edits, *, used: bool) -> None:
+def _tools(found: dict[str, Raw], patterns: tuple[tuple[str, ...], ...], edits: Edits, *, used: bool) -> None:
     kept = keep_tools(found["tools"], _name, patterns) if decoded(found["tools"]) is not None else None
     if kept is None:
         return

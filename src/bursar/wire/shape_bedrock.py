@@ -16,10 +16,10 @@ from msgspec import Raw
 from bursar.core.ladder import Changes
 
 from .dialect import mapping
-from .shape_anthropic import thinking_edit
+from .shape_anthropic import noted_messages, thinking_edit
 from .shape_openai import Edits
 from .shaping import capped, decoded, keep_tools, lowered, number, within
-from .splice import append, joined, members, splice, text
+from .splice import joined, members, splice, text
 
 __all__ = ["converse_edits"]
 
@@ -49,11 +49,9 @@ def converse_edits(body: bytes, changes: Changes) -> Edits:
     if changes.tier in _TIERS and mapping(decoded(found.get("serviceTier"))).get("type") != changes.tier:
         edits["serviceTier"] = msgspec.json.encode({"type": changes.tier})
     if changes.note:
-        system, block = decoded(found.get("system")), {"text": changes.note}
-        if not isinstance(system, list):
-            edits["system"] = msgspec.json.encode([block])
-        elif not system or system[-1] != block:
-            edits["system"] = append(bytes(found["system"]), msgspec.json.encode(block))
+        messages = noted_messages(found.get("messages"), {"text": changes.note})
+        if messages is not None:
+            edits["messages"] = messages
     if changes.tools is not None and mapping(decoded(found.get("toolConfig"))).get("tools"):
         _tools(found["toolConfig"], changes.tools, edits, used=b'"toolUse"' in body)
     return edits
@@ -92,9 +90,9 @@ def _name(tool: dict[str, Any]) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _tools(raw: Raw, patterns: tuple[str, ...], edits: Edits, *, used: bool) -> None:
+def _tools(raw: Raw, patterns: tuple[tuple[str, ...], ...], edits: Edits, *, used: bool) -> None:
     config = members(raw)
-    kept = keep_tools(config["tools"], _name, (*patterns, "no_tool"))
+    kept = keep_tools(config["tools"], _name, tuple((*each, "no_tool") for each in patterns))
     if kept is None:
         return
     tools, gone = kept

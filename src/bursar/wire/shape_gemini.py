@@ -41,11 +41,10 @@ def generate_edits(body: bytes, changes: Changes, model: str) -> Edits:
     tier = next((each for each in ("serviceTier", "service_tier") if each in found), "")
     if tier and changes.tier in _TIERS and str(decoded(found[tier])).lower() != changes.tier:
         edits[tier] = text(changes.tier)
-    if changes.note and not {"cachedContent", "cached_content"} & found.keys():
-        field = _spelled(found, "systemInstruction", "system_instruction")
-        noted = _with_note(found.get(field), changes.note)
+    if changes.note:
+        noted = _with_note(found["contents"], changes.note)
         if noted is not None:
-            edits[field] = noted
+            edits["contents"] = noted
     if changes.tools is not None and "tools" in found:
         _tools(found, changes.tools, edits)
     return edits
@@ -112,20 +111,20 @@ def _budget(stated: int, effort: str, cap: int | None, model: str) -> int:
 # --- notes and tools --------------------------------------------------------------------------------------------
 
 
-def _with_note(raw: Raw | None, note: str) -> bytes | None:
-    said = msgspec.json.encode({"text": note})
-    system = decoded(raw)
-    if raw is None or not isinstance(system, dict):
-        before = [msgspec.json.encode({"text": system})] if isinstance(system, str) else []
-        return b'{"parts":' + joined([*before, said]) + b"}"
-    found = members(raw)
-    parts = decoded(found.get("parts"))
-    if isinstance(parts, list):
-        if parts and parts[-1] == {"text": note}:
-            return None
-        return splice(bytes(raw), {"parts": append(bytes(found["parts"]), said)})
-    before = [bytes(found["parts"])] if isinstance(parts, dict) else []
-    return splice(bytes(raw), {"parts": joined([*before, said])})
+def _with_note(raw: Raw, note: str) -> bytes | None:
+    """The contents with a user's text at their end. A system text would stand before them, and have all of them read anew."""
+    contents = decoded(raw)
+    said = msgspec.json.encode({"role": "user", "parts": [{"text": note}]})
+    if isinstance(contents, str):  # the API takes lists and objects; this is neither
+        return None
+    if isinstance(contents, dict):
+        return joined([bytes(raw), said])
+    if not isinstance(contents, list):
+        return None
+    last = mapping(contents[-1]) if contents else {}
+    if last.get("role", "user") not in ("user", "function") or last.get("parts") == [{"text": note}]:
+        return None
+    return append(bytes(raw), said)
 
 
 def _name(declaration: dict[str, Any]) -> str:
@@ -133,7 +132,7 @@ def _name(declaration: dict[str, Any]) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _tools(found: dict[str, Raw], patterns: tuple[str, ...], edits: Edits) -> None:
+def _tools(found: dict[str, Raw], patterns: tuple[tuple[str, ...], ...], edits: Edits) -> None:
     if not isinstance(decoded(found["tools"]), list):
         return
     kept: list[bytes] = []

@@ -152,7 +152,7 @@ def _tool_name(tool: dict[str, Any]) -> str:
     return name if isinstance(name, str) else ""
 
 
-def tool_edits(found: dict[str, Raw], patterns: tuple[str, ...], edits: Edits) -> None:
+def tool_edits(found: dict[str, Raw], patterns: tuple[tuple[str, ...], ...], edits: Edits) -> None:
     """The tools that stay, and of the other members those that may not stay without them."""
     gone: set[str] = set()
     left = 0

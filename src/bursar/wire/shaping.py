@@ -122,13 +122,13 @@ def lowered(stated: str, limit: str, takes: Iterable[str]) -> str:
 # --- tools ------------------------------------------------------------------------------------------------------
 
 
-def stays(name: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns fits a tool's name."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def stays(name: str, lists: Iterable[Iterable[str]]) -> bool:
+    """Whether a pattern of every list fits a tool's name."""
+    return all(any(fnmatchcase(name, pattern) for pattern in patterns) for patterns in lists)
 
 
 def keep_tools(
-    array: msgspec.Raw, name_of: Callable[[dict[str, Any]], str], patterns: tuple[str, ...]
+    array: msgspec.Raw, name_of: Callable[[dict[str, Any]], str], patterns: tuple[tuple[str, ...], ...]
 ) -> tuple[list[bytes], set[str]] | None:
     """The tools that stay and the names of those that go; None when all stay. A tool without a name stays."""
     kept: list[bytes] = []

@@ -156,7 +156,7 @@ async def test_a_refusal_says_everything(house: House, ask: Any) -> None:
     details = error["bursar"] if "bursar" in error else error["details"][0]["metadata"]
     assert details["budget"] == "empty"
     assert "budget 'empty' has $0: $0 spent, $0 held. This call needs up to $" in error["message"]
-    assert "bursar budgets set empty --raise" in error["message"]
+    assert "`bursar budgets show empty` says where" in error["message"]
 
 
 POOR = {"x-bursar-user": "poor"}
@@ -388,6 +388,49 @@ async def test_another_key_cannot_lower_a_tasks_limit(
         assert await call(mine, "0.01") == 402
 
 
+async def test_another_key_cannot_begin_where_somebody_already_is(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a parent nor a first limit can be given to a task that another key is working on."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-server")
+    async with house_with(tmp_path_factory.mktemp("keys")) as house:
+        mine, theirs = (make_key(house.path, name, Scope()) for name in ("mine", "theirs"))
+        victim, trap = task_name(), task_name()
+
+        async def call(key: str, **headers: str) -> int:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            headers = {"authorization": f"Bearer {key}", "x-bursar-task": victim, **named}
+            return (await house.client.post("/v1/chat/completions", headers=headers, content=chat())).status_code
+
+        assert await call(mine) == 200
+        await call(theirs, x_bursar_task=trap, x_bursar_task_budget="0")
+        assert await call(theirs, x_bursar_parent_task=trap) == 200
+        assert await call(theirs, x_bursar_task_budget="0") == 200
+        assert await call(mine) == 200
+
+
+async def test_an_exhausted_task_stays_so_beside_new_ones(house: House) -> None:
+    """Calls that open tasks in the same moment do not make the books forget the limits of others."""
+    task = task_name()
+    assert (await dime(house, x_bursar_task=task, x_bursar_task_budget="0.10")).status_code == 200
+    others = [dime(house, x_bursar_task=task_name(), x_bursar_task_budget="1") for _ in range(40)]
+    again = [dime(house, x_bursar_task=task, x_bursar_task_budget="9") for _ in range(40)]
+    mixed = [call for pair in zip(others, again, strict=True) for call in pair]
+    codes = [answer.status_code for answer in await asyncio.gather(*mixed)]
+    assert codes == [200, 402] * 40
+
+
+async def test_deep_trees_are_refused(house: House) -> None:
+    """What stands too deep for its limits to be kept is a bad request, not a way around them."""
+    top = task_name()
+    await dime(house, x_bursar_task=f"{top}-0", x_bursar_task_budget="0")
+    codes = [
+        (await dime(house, x_bursar_task=f"{top}-{n}", x_bursar_parent_task=f"{top}-{n - 1}")).status_code
+        for n in range(1, 36)
+    ]
+    assert codes == [402] * 31 + [400] + [402] * 3
+
+
 # --- unpriced ---------------------------------------------------------------------------------------------------
 
 
@@ -397,3 +440,35 @@ async def test_a_model_without_a_price_is_refused_under_a_budget(house: House) -
     assert refused.status_code == 402
     assert refused.json()["error"]["bursar"]["code"] == "unpriced"
     assert (await house.ask(WHOLE[0], content=chat("mystery-9"))).status_code == 200
+
+
+async def test_what_nobody_can_price_is_under_the_budget_too(house: House) -> None:
+    """A batch costs money later, and nobody knows how much: it is a call without a price, not a free request."""
+    team = task_name()
+    body = json.dumps({"requests": []}).encode()
+    headers = {**WHOLE[2].headers, "x-bursar-team": team}
+    answer = await house.client.post("/v1/messages/batches", headers=headers, content=body)
+    assert answer.status_code == 402
+    assert answer.json()["error"]["bursar"]["code"] == "unpriced"
+
+
+async def test_an_answer_without_usage_is_not_free(house: House) -> None:
+    """What was held for it counts: calls whose provider states nothing end like all others."""
+    team = task_name()
+    codes = [
+        (await house.ask(WHOLE[0], content=chat(GPT), x_bursar_team=team, x_sim_fault="no-usage")).status_code
+        for _ in range(30)
+    ]
+    assert 402 in codes
+
+
+@pytest.mark.parametrize("amount", ["0,50", "1e99999999", "1,5", "٣", "5 5", "+5"])
+async def test_amounts_that_could_be_misread_are_refused(house: House, amount: str) -> None:
+    """A comma that is no thousands separator, an endless number: 400, and nothing is opened."""
+    task = task_name()
+    answer = await house.client.post(
+        "/v1/chat/completions",
+        headers={**WHOLE[0].headers, "x-bursar-task": task, "x-bursar-task-budget": amount.encode()},  # type: ignore[dict-item]
+        content=chat(),
+    )
+    assert answer.status_code in (400, 200 if not amount.isascii() else 400)

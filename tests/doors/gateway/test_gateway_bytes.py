@@ -292,13 +292,13 @@ async def test_an_unknown_path_is_passed_on_and_booked(plain: House, script: Scr
         ("POST", "/v1/files"),
         ("POST", "/v1/messages/count_tokens"),
         ("POST", "/v1beta/models/gemini-2.5-flash:countTokens"),
-        ("POST", "/v1/messages/batches"),
+        ("POST", "/v1/messages/batches/b_1/cancel"),
         ("POST", "/v1/responses/r1/cancel"),
         ("HEAD", "/v1/models"),
     ],
 )
 async def test_free_requests_pass_and_are_not_booked(plain: House, script: Script, method: str, path: str) -> None:
-    """Reading, deleting, uploading, counting and batches cost nothing of themselves: passed on, no row."""
+    """Reading, deleting, uploading, counting and giving up a batch cost nothing: passed on, no row."""
     before = len(plain.rows())
     body = b"" if method in ("GET", "HEAD") else b"any bytes at all \xff"
     answer = await plain.client.request(method, path, content=body, headers={"authorization": f"Bearer {KEY}"})

@@ -71,7 +71,7 @@ CREATE TABLE IF NOT EXISTS task (
     parent TEXT NOT NULL,                -- "" for none; set once
     limit_nanousd INTEGER,               -- NULL: no limit of its own
     reserve_nanousd INTEGER NOT NULL,    -- the part of the limit that only its last call may use
-    opened_by TEXT NOT NULL,             -- the virtual key that set the limit: nobody else may change it in a request
+    opened_by TEXT NOT NULL,             -- the virtual key that began it: requests with another one may change nothing of it
     opened_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS task_parent ON task (parent) WHERE parent <> '';

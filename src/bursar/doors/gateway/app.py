@@ -419,8 +419,8 @@ def _too_large(size: int, limit: int, rest: AsyncIterator[bytes]) -> _Problem:
 
 
 def _read_facts(request: _Request, route: Route, body: bytes) -> RequestFacts:
-    content_type = request.headers.get("content-type", "")
-    if content_type.startswith("multipart/"):
+    content_type = request.headers.get("content-type", "").lower()
+    if content_type.startswith("multipart/") and not route.dialect.id.startswith("openai_images"):
         found = _MULTIPART_MODEL.search(body[:65_536])
         model = found[1].decode(errors="replace") if found else ""
         return RequestFacts("passthrough", model)
@@ -457,7 +457,7 @@ def _our_headers(done: Settled) -> list[tuple[str, str]]:
     if amount is not None:
         headers.append(("x-bursar-cost-usd", decimal_text(amount)))
     if done.admitted is not None:
-        headers += budget_headers(done.admitted, spent=amount)
+        headers += budget_headers(done.admitted, charge=done.attempt.charge if done.attempt else None)
     return headers
 
 

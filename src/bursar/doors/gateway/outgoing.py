@@ -17,7 +17,7 @@ from bursar.core.call import Held, NeedsMore, NeedsProvider, Reply
 from bursar.core.ladder import UNCHANGED
 from bursar.core.ledger import Opening
 from bursar.core.money import decimal_text
-from bursar.core.prices import Reading
+from bursar.core.prices import Charge, Reading
 from bursar.core.refusals import refusal_text
 from bursar.engine.ports import Books, HttpAnswer, HttpClient, HttpRequest, HttpUpstream
 from bursar.wire.dialect import RequestFacts
@@ -62,7 +62,7 @@ class Outgoing:
         admitted = need.held.admitted
         allowance = None
         if admitted is not None:
-            self._sink.headers += budget_headers(admitted, spent=None)
+            self._sink.headers += budget_headers(admitted, charge=None)
             self._shape(admitted)
             if admitted.extend:
                 allowance = _Allowance(self._books, need.opening, need.held, admitted)
@@ -131,15 +131,17 @@ class _Allowance:
         return True
 
 
-def budget_headers(admitted: Admitted, *, spent: int | None) -> list[Header]:
-    """What a client is told of its tightest budget. ``spent`` is what the call cost, None while only its hold is known."""
+def budget_headers(admitted: Admitted, *, charge: Charge | None) -> list[Header]:
+    """What a client is told of its tightest budget. ``charge`` is what the call cost, None while only its hold is known."""
     check, left = admitted.tightest, admitted.left
     if check is None or left is None:
         return []
     unit = check.budget.unit
-    if unit == "usd" and spent is not None:
-        left += (admitted.amount or 0) - spent
-    remaining = decimal_text(left) if unit == "usd" else f"{left} {unit}"
+    if unit == "usd" and charge is not None and charge.amount is not None:
+        left += (admitted.amount or 0) - charge.amount
+    if unit == "tokens" and charge is not None and charge.usage is not None:
+        left += admitted.tokens - charge.usage.input_tokens - charge.usage.output_tokens
+    remaining = decimal_text(left) if unit == "usd" else amount_text(unit, left)
     headers = [("x-bursar-budget", check.budget.name), ("x-bursar-budget-remaining", remaining)]
     if admitted.output_cap is not None:
         headers.append(("x-bursar-output-cap", str(admitted.output_cap)))

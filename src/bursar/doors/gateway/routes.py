@@ -29,7 +29,7 @@ _GOOGLE: Final = re.compile(
     r"/(v1|v1alpha|v1beta)/(models/[^/]+:|tunedModels/|cachedContents|operations/)|/v1beta/|/v1alpha/"
 )
 _FREE: Final = re.compile(
-    r"(/count_tokens|:countTokens|/files|/files/[^/]+/.*|/uploads(/.*)?|/batches(/.*)?|/messages/batches(/.*)?|/moderations"
+    r"(/count_tokens|:countTokens|/files|/files/[^/]+/.*|/uploads(/.*)?|/batches/[^/]+/cancel|/moderations"
     r"|/responses/[^/]+/cancel|/responses/input_tokens|/vector_stores(/.*)?|/cachedContents(/.*)?)$"
 )
 
@@ -91,7 +91,8 @@ def is_free(method: str, path: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _is_free_path(path: str) -> bool:
-    return _FREE.search(path) is not None
+    # A deployment may be called anything: what is asked of it is what counts.
+    return "/deployments/" not in path and _FREE.search(path) is not None
 
 
 @lru_cache(maxsize=1024)
