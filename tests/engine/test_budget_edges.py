@@ -20,7 +20,7 @@ from bursar.adapters.retention import compact_books
 from bursar.adapters.verify import verify
 from bursar.core.budgets import TASK_DEPTH_MAX, TaskLimit
 from bursar.core.call import Arrived, Held, NeedsHold, NeedsMore, NotHeld, Refused, Reply
-from bursar.core.money import NanoUSD
+from bursar.core.money import NanoUSD, Rate
 from bursar.core.policy import estimate
 from bursar.core.prices import Reading
 from bursar.core.scopes import Scope
@@ -417,3 +417,26 @@ def test_nothing_of_this_left_a_difference(books: BooksFile, clock: Clock) -> No
     ledger = DuckLedger(None)
     assert verify(books, ledger).differences == ()
     ledger.close()
+
+
+async def test_ten_thousand_dimes_on_five_dollars(books: BooksFile) -> None:
+    """At once, in process: exactly fifty are admitted, nothing is over, nothing stays held, nobody waits for ever."""
+    shared = AsyncBooks(books, wait_s=30)
+    purse = a_budget(limit="$5")
+    admitted = refused = 0
+
+    async def call(number: int) -> None:
+        nonlocal admitted, refused
+        ask = Ask(f"d{number}", input=0, rate=Rate(100_000, 1), cap=1_000)
+        held = await shared.hold(ask.need([purse]))
+        if isinstance(held, NotHeld):
+            refused += 1
+            return
+        admitted += 1
+        assert held.amount is not None
+        await asyncio.sleep(0.001 * (number % 20))
+        await shared.settle(ask.ended(held, held.amount, 1_000))
+
+    await asyncio.gather(*(call(number) for number in range(10_000)))
+    assert (admitted, refused, shared.waiting, books.open_holds()) == (50, 9_950, 0, 0)
+    assert totals(books, "budget:purse") == (0, 5_000_000_000)
