@@ -8,6 +8,7 @@ Rule 3: what is learned comes from answers that ended by themselves, and from re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import Any, Final
@@ -26,7 +27,6 @@ from bursar.core.policy import (
     estimate,
     worst_case,
 )
-from bursar.core.prices import Terms
 from bursar.core.scopes import Scope
 from bursar.core.values import valueclass
 from bursar.learn.sizes import Sizes
@@ -115,14 +115,17 @@ class Claims:
 
     def _offer(self, rulebook: Rulebook, opening: Opening, asking: Asking, changes: Changes) -> Offer:
         facts = asking.facts
+        if not asking.can_cap:  # the body is none that these can be written into: it must not be held as if they were
+            changes = replace(changes, model="", output_cap=None)
         model = changes.model or opening.model_asked
         bounds = self._bounds(rulebook, asking, model, changes, opening)
+        # At the terms that the request came with: not every dialect has a tier to write, and a cheaper one settles lower.
         worst = worst_case(
             rulebook.book,
             provider=asking.price_id,
             model=model,
             at=asking.at,
-            terms=_terms(facts.terms, changes.tier),
+            terms=facts.terms,
             bounds=bounds,
         )
         return Offer(
@@ -183,12 +186,6 @@ def _thread(scope: Scope) -> str:
     return f"{where}/{scope.task}/{scope.agent}" if where else ""
 
 
-def _terms(terms: Terms, tier: str) -> Terms:
-    if not tier:
-        return terms
-    return tuple(sorted({**dict(terms), "service_tier": tier}.items()))
-
-
 def _opened(rulebook: Rulebook, opening: Opening, asking: Asking, admitted: Admitted) -> Opening:
     """The attempt as it was admitted: what is sent, what it is expected to cost, and why it is so."""
     changes = admitted.offer.changes
@@ -200,7 +197,7 @@ def _opened(rulebook: Rulebook, opening: Opening, asking: Asking, admitted: Admi
         cap = min(admitted.output_tokens, OUTPUT_TOKENS_ASSUMED)
         charge = estimate(
             rulebook.book, provider=asking.price_id, model=model, at=asking.at,
-            terms=_terms(asking.facts.terms, changes.tier), input_tokens=asking.facts.input_tokens_estimate, output_cap=cap,
+            terms=asking.facts.terms, input_tokens=asking.facts.input_tokens_estimate, output_cap=cap,
         )  # fmt: skip
     text = decision(opening.provider, model, "primary" if not changes.model else "cheaper", admitted)
     return admitted_opening(opening, model_sent=changes.model, estimate=charge, decision=text)
