@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -472,3 +474,18 @@ def test_books_of_the_first_schema_are_taken_over(tmp_path: Path, clock: Clock, 
     # The old hold counted no call; its ending gives back one. Money is what it must be.
     assert [d.about for d in verify(again, ledger).differences] == ["held_calls of account all"]
     again.close()
+
+
+def test_many_may_open_new_books_in_one_moment(tmp_path: Path) -> None:
+    """Whoever comes first makes them; nobody is turned away because another is just doing so."""
+    for round_number in range(10):
+        path = tmp_path / f"books-{round_number}.sqlite3"
+        start = threading.Barrier(6)
+
+        def open_and_close(path: Path = path, start: threading.Barrier = start) -> None:
+            start.wait()
+            BooksFile(path, clock_us=lambda: 1, hold_ttl_us=1).close()
+
+        with ThreadPoolExecutor(6) as pool:
+            for done in [pool.submit(open_and_close) for _ in range(6)]:
+                done.result()

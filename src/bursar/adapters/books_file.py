@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
+from time import sleep
 from typing import Final, TypeAlias, TypeVar
 
 from msgspec import MsgspecError
@@ -65,6 +66,7 @@ _SCHEMA_VERSION: Final = 2
 _LOG_PAGES_MAX: Final = 4_096
 _BUSY_WAIT_MS: Final = 5_000
 _RESTART_WAIT_MS: Final = 50
+_SWITCH_WAIT_MS: Final = 5
 _RESPONSE_KEY_LENGTH_MAX: Final = 256
 _HOLD, _ENDING, _CORRECTION, _ROLLUP, _EXTENSION = range(5)
 
@@ -84,6 +86,21 @@ class Balance:
     held_calls: int = 0
     spent_calls: int = 0
     assumed: int = 0
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    """Switch to a write-ahead log. SQLite asks no busy handler here, so that of two processes which open new books in one
+    moment one fails at once (https://www.sqlite.org/wal.html, "Sometimes Queries Return SQLITE_BUSY"): it tries again."""
+    for _ in range(_BUSY_WAIT_MS // _SWITCH_WAIT_MS):
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            sleep(_SWITCH_WAIT_MS / 1000)
+        else:
+            return
+    db.execute("PRAGMA journal_mode = WAL")
 
 
 def _no_claim(_attempt: Attempt) -> None:
@@ -109,7 +126,7 @@ class BooksFile:
             # Prompts are not in here, but names and spend are: nobody else's business.
             path.chmod(0o600)
             self._db.execute(f"PRAGMA busy_timeout = {_BUSY_WAIT_MS}")
-            self._db.execute("PRAGMA journal_mode = WAL")
+            _use_wal(self._db)
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
             self._create(path)
             self.admissions = Admissions(self._db, self._pending, clock_us)
