@@ -23,7 +23,7 @@ from bursar.engine.ports import Entry
 
 __all__ = ["DuckLedger"]
 
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 _SPOOL: Final = "rows-"
 _SPOOL_S_MAX: Final = 600
 

@@ -82,6 +82,44 @@ CREATE TABLE IF NOT EXISTS rollup (
     avoided_nanousd BIGINT NOT NULL
 );
 
+-- The shape of tasks: what happened when, below what. No money: a span that was paid for names its attempt.
+CREATE TABLE IF NOT EXISTS span (
+    sequence BIGINT NOT NULL,            -- of the trace store's row this one came from; the latest row of a span counts
+    trace_id VARCHAR NOT NULL,
+    span_id VARCHAR NOT NULL,
+    parent_id VARCHAR NOT NULL,          -- '' for the first span of its trace
+    name VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL,               -- model | tool | agent | task | step
+    door VARCHAR NOT NULL,               -- sdk | otlp | import
+    started_at TIMESTAMP NOT NULL,
+    ended_at TIMESTAMP NOT NULL,
+    status VARCHAR NOT NULL,             -- ok | error
+    error VARCHAR NOT NULL,
+    org VARCHAR NOT NULL,
+    team VARCHAR NOT NULL,
+    project VARCHAR NOT NULL,
+    "user" VARCHAR NOT NULL,
+    agent VARCHAR NOT NULL,
+    session VARCHAR NOT NULL,
+    task VARCHAR NOT NULL,
+    parent_task VARCHAR NOT NULL,
+    tool VARCHAR NOT NULL,
+    size_bytes BIGINT,
+    attempt_id VARCHAR NOT NULL          -- the charge that this span stands for, '' where it was not paid for by itself
+);
+
+-- What became of tasks. The latest row of a task counts.
+CREATE TABLE IF NOT EXISTS outcome (
+    sequence BIGINT NOT NULL,
+    task VARCHAR NOT NULL,
+    outcome VARCHAR NOT NULL,
+    value_nanousd BIGINT,                -- what it was worth; NULL: not said
+    note VARCHAR NOT NULL,
+    said_at TIMESTAMP NOT NULL
+);
+CREATE TABLE IF NOT EXISTS trace_position (last_sequence BIGINT NOT NULL);
+INSERT INTO trace_position SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM trace_position);
+
 CREATE TABLE IF NOT EXISTS position (last_sequence BIGINT NOT NULL);
 INSERT INTO position SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM position);
 
@@ -99,4 +137,4 @@ SELECT started_at, kind, door, provider, model, org, team, project, "user", agen
        key, MAP {}::MAP(VARCHAR, VARCHAR) AS labels, status, calls, attempts, unpriced_calls, estimated_calls,
        input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nanousd, avoided_nanousd
 FROM rollup;
-COMMENT ON TABLE position IS '1'; -- the version of this schema
+COMMENT ON TABLE position IS '2'; -- the version of this schema

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -34,14 +33,16 @@ from bursar.engine.drive import drive
 from bursar.engine.ports import Books, HttpClient, HttpRequest, HttpUpstream, Keys
 from bursar.engine.rsgi import HttpProtocol, HttpScope
 from bursar.engine.rulebook import Rulebook
+from bursar.wire.context import read_trace
 from bursar.wire.dialect import BadRequest, RequestFacts
 from bursar.wire.providers import dialect_by_id
+from bursar.wire.requests import free_facts, is_free, read_facts
 
-from .attribution import attribute, is_final, read_task, read_trace
+from .attribution import attribute, is_final, read_task
 from .auth import Caller, Unauthorized, identify, upstream_headers
 from .metrics import Metrics
 from .outgoing import Outgoing, budget_headers
-from .routes import Route, is_free, model_provider, resolve
+from .routes import Route, model_provider, resolve
 from .sink import Sink
 
 __all__ = ["Clock", "Gateway"]
@@ -49,7 +50,6 @@ __all__ = ["Clock", "Gateway"]
 _log = logging.getLogger("bursar.gateway")
 
 _JSON: Final = [("content-type", "application/json")]
-_MULTIPART_MODEL: Final = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,200})\r\n')
 _REASON_LENGTH_MAX: Final = 400
 _DISCARD_BYTES_MAX: Final = 256 * 1024 * 1024
 _DISCARD_S_MAX: Final = 10
@@ -171,7 +171,11 @@ class Gateway:
         caller = identify(request.headers, request.query, self._keys, require_keys=rulebook.require_keys)
         body = await _read_body(request, protocol, rulebook.body_bytes_max, rulebook.body_timeout_s)
         free = is_free(request.method, route.path)
-        facts = _free_facts(route) if free else _read_facts(request, route, body)
+        facts = (
+            free_facts(route.dialect, route.path)
+            if free
+            else read_facts(route.dialect, route.path, request.headers.get("content-type", ""), body)
+        )
         if len(facts.model) > MODEL_LENGTH_MAX:
             raise BadRequest(
                 "model", f"its name has {len(facts.model)} characters, at most {MODEL_LENGTH_MAX} are taken"
@@ -416,19 +420,6 @@ async def _discard(rest: AsyncIterator[bytes]) -> None:
 def _too_large(size: int, limit: int, rest: AsyncIterator[bytes]) -> _Problem:
     message = f"the body has {size} bytes, the limit is server.body_bytes_max={limit}; raise it in bursar.yaml"
     return _Problem(413, "body_too_large", message, {"limit_bytes": limit}, rest=rest)
-
-
-def _read_facts(request: _Request, route: Route, body: bytes) -> RequestFacts:
-    content_type = request.headers.get("content-type", "").lower()
-    if content_type.startswith("multipart/") and not route.dialect.id.startswith("openai_images"):
-        found = _MULTIPART_MODEL.search(body[:65_536])
-        model = found[1].decode(errors="replace") if found else ""
-        return RequestFacts("passthrough", model)
-    return route.dialect.read_request(route.path, body)
-
-
-def _free_facts(route: Route) -> RequestFacts:
-    return RequestFacts("passthrough", route.dialect.path_model(route.path))
 
 
 def _scope(request: _Request, facts: RequestFacts, caller: Caller) -> Scope:

@@ -16,8 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 from bursar.core.values import valueclass
 from bursar.engine.ports import Keys, VirtualKey
 from bursar.engine.rulebook import ProviderRule
-
-from .attribution import PREFIX
+from bursar.wire.context import HEADER_PREFIX
 
 __all__ = ["Caller", "Unauthorized", "identify", "upstream_headers"]
 
@@ -88,7 +87,7 @@ def upstream_headers(
     kept = [
         (name, value)
         for name, value in headers
-        if name not in _NOT_FORWARDED and not name.startswith(PREFIX) and not (ours and name in _KEY_HEADERS)
+        if name not in _NOT_FORWARDED and not name.startswith(HEADER_PREFIX) and not (ours and name in _KEY_HEADERS)
     ]
     if ours:
         kept.extend(_provider_key(rule))

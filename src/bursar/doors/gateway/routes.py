@@ -5,7 +5,6 @@ Rule 2: else the path's own grammar decides: Anthropic's, Gemini's, and OpenAI's
         names another provider that speaks it.
 Rule 3: a model ``provider/name`` on one of OpenAI's paths goes to that provider as ``name``, unless one was named.
 Rule 4: a path stays what it is: steps up (``..``) are refused, and what had to be percent-encoded is again.
-Rule 5: only a POST can cost money; a few POSTs are known to be free and are passed on without the books.
 """
 
 from __future__ import annotations
@@ -21,16 +20,12 @@ from bursar.engine.rulebook import ProviderRule, Rulebook
 from bursar.wire.dialect import BadRequest, Dialect
 from bursar.wire.providers import Provider
 
-__all__ = ["Route", "is_free", "model_provider", "resolve"]
+__all__ = ["Route", "model_provider", "resolve"]
 
 PROVIDER_HEADER: Final = "x-bursar-provider"
 
 _GOOGLE: Final = re.compile(
     r"/(v1|v1alpha|v1beta)/(models/[^/]+:|tunedModels/|cachedContents|operations/)|/v1beta/|/v1alpha/"
-)
-_FREE: Final = re.compile(
-    r"(/count_tokens|:countTokens|/files|/files/[^/]+/.*|/uploads(/.*)?|/batches/[^/]+/cancel|/moderations"
-    r"|/responses/[^/]+/cancel|/responses/input_tokens|/vector_stores(/.*)?|/cachedContents(/.*)?)$"
 )
 
 
@@ -82,17 +77,6 @@ def model_provider(route: Route, model: str, rulebook: Rulebook) -> tuple[Route,
     if rule is None:
         return route, model
     return _route(rule, route.path, named=True), name
-
-
-def is_free(method: str, path: str) -> bool:
-    """Whether a request is known to cost nothing of itself."""
-    return method != "POST" or _is_free_path(path)
-
-
-@lru_cache(maxsize=1024)
-def _is_free_path(path: str) -> bool:
-    # A deployment may be called anything: what is asked of it is what counts.
-    return "/deployments/" not in path and _FREE.search(path) is not None
 
 
 @lru_cache(maxsize=1024)
