@@ -16,15 +16,18 @@ PARTS = {
     "gateway": "requests/s, processor time, latency, memory, start-up beside a bare proxy",
     "inprocess": "hold and settle, pricing, the import of the package",
     "imports": "bursar import, and bursar spend over what was imported",
+    "otlp": "spans/s of telemetry, from the request to the ledger, and what happens beyond",
     "ledger": "group-by over ten million rows (not in --quick)",
     "peers": "other gateways beside us (only with --peers; installs them under .peers/)",
+    "sdk": "the SDK beside other tools' (only with --peers; installs them under .venv-bench/)",
 }
+_INSTALLING = ("peers", "sdk")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short runs, under two minutes; figures are rough")
-    parser.add_argument("--peers", action="store_true", help="install other tools under .peers/ and measure them too")
+    parser.add_argument("--peers", action="store_true", help="install other tools and measure them too")
     parser.add_argument("--only", metavar="NAME,...", help=f"parts to run: {', '.join(PARTS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go (default: bench/out/)")
     parser.add_argument("--list", action="store_true", help="name the parts and stop")
@@ -33,12 +36,12 @@ def main() -> int:
         for name, about in PARTS.items():
             print(f"{name:10} {about}")
         return 0
-    wanted = options.only.split(",") if options.only else [n for n in PARTS if n != "peers"]
+    wanted = options.only.split(",") if options.only else [n for n in PARTS if n not in _INSTALLING]
     unknown = [name for name in wanted if name not in PARTS]
     if unknown:
         parser.error(f"--only {','.join(unknown)}: the parts are {', '.join(PARTS)}")
-    if options.peers and "peers" not in wanted:
-        wanted.append("peers")
+    if options.peers:
+        wanted += [name for name in _INSTALLING if name not in wanted]
     if options.quick and not options.only:
         wanted = [name for name in wanted if name != "ledger"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

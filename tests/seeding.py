@@ -75,10 +75,46 @@ class MemoryLedger:
         if row["cost_nanousd"] is None:
             row.setdefault("unpriced_reason", f"no price for {row['model']}")
         row["labels"] = dict(row["labels"])
+        self._insert("attempt", row)
+        return name
+
+    def span(
+        self, name: str = "step", *, ago: timedelta = timedelta(), ms: int = 1000, at: datetime = NOW, **columns: Any
+    ) -> str:
+        """Add one span of ``ms`` that started ``ago`` before ``at``; its id, which is new unless it is given."""
+        self._sequence += 1
+        started_at = (at - ago).astimezone(timezone.utc).replace(tzinfo=None)
+        row = {
+            "sequence": self._sequence,
+            "trace_id": "t",
+            "span_id": f"s{self._sequence}",
+            "parent_id": "",
+            "name": name,
+            "kind": "step",
+            "door": "sdk",
+            "started_at": started_at,
+            "ended_at": started_at + timedelta(milliseconds=ms),
+            "status": "ok",
+            **dict.fromkeys(("error", "org", "team", "project", "user", "agent", "session", "task", "parent_task"), ""),
+            "tool": name if columns.get("kind") == "tool" else "",
+            "size_bytes": None,
+            "attempt_id": "",
+            **columns,
+        }
+        self._insert("span", row)
+        return str(row["span_id"])
+
+    def outcome(self, task: str, outcome: str, value_nanousd: int | None = None, *, note: str = "") -> None:
+        """Say what became of a task; the latest word counts."""
+        self._sequence += 1
+        said_at = NOW.replace(tzinfo=None)
+        row = {"task": task, "outcome": outcome, "value_nanousd": value_nanousd, "note": note, "said_at": said_at}
+        self._insert("outcome", {"sequence": self._sequence, **row})
+
+    def _insert(self, table: str, row: Mapping[str, Any]) -> None:
         quoted = ", ".join(f'"{column}"' for column in row)
         values = ", ".join(f"${column}" for column in row)
-        self.connection.cursor().execute(f"INSERT INTO attempt ({quoted}) VALUES ({values})", row)
-        return name
+        self.connection.cursor().execute(f"INSERT INTO {table} ({quoted}) VALUES ({values})", dict(row))
 
     def rollup(self, **columns: Any) -> None:
         """Add one row of attempts that were summed up after their retention."""
@@ -99,9 +135,7 @@ class MemoryLedger:
             "avoided_nanousd": 0,
             **columns,
         }
-        quoted = ", ".join(f'"{column}"' for column in row)
-        values = ", ".join(f"${column}" for column in row)
-        self.connection.cursor().execute(f"INSERT INTO rollup ({quoted}) VALUES ({values})", row)
+        self._insert("rollup", row)
 
 
 def generate(ledger: MemoryLedger, *, count: int, tasks: int) -> None:

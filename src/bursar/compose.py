@@ -6,30 +6,36 @@ Rule 2: the ledger's file is open only while it is used: any process may take it
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bursar.adapters.books_file import BooksFile
 from bursar.adapters.data_dir import DataDir, default_data_dir
 from bursar.config import CONFIG_NAME, ProviderSettings, Settings, load_settings
 from bursar.core.budgets import Budget
-from bursar.core.errors import ConfigError, LedgerError
+from bursar.core.errors import BursarError, ConfigError, LedgerError
 from bursar.core.ledger import Attempt
 from bursar.core.prices import PriceBook
-from bursar.engine.ports import Queries, SyncBooks
+from bursar.engine.ports import Queries, SyncBooks, Treasury
 
 if TYPE_CHECKING:  # a command that only asks the ledger does not need to know the providers
+    from bursar.adapters.books_local import LocalBooks
+    from bursar.adapters.trace_store import TraceStore
     from bursar.core.alert_fields import AlertSettings
+    from bursar.core.tool_prices import ToolPrices
     from bursar.engine.rulebook import ProviderRule, Rulebook
     from bursar.wire.providers import Provider
 
 __all__ = [
+    "OpenTreasury",
     "alert_settings_of",
     "budgets_in_force",
     "configured_budgets",
@@ -42,11 +48,17 @@ __all__ = [
     "open_ledger",
     "open_prices",
     "open_queries",
+    "open_traces_file",
+    "open_treasury",
     "settings_of",
+    "tool_prices",
     "watched_budgets",
 ]
 
+_log = logging.getLogger("bursar")
+
 _US: Final = 1_000_000
+_LOOK_EVERY_S: Final = 1.0
 
 
 def now_us() -> int:
@@ -92,10 +104,12 @@ def open_prices(path: Path | None, settings: Settings | None = None) -> PriceBoo
         raise ConfigError(f"{error}; {way_out}") from None
 
 
-def open_books_file(data: DataDir, settings: Settings) -> BooksFile:
-    """The books, for one thread."""
+def open_books_file(data: DataDir, settings: Settings, *, any_thread: bool = False) -> BooksFile:
+    """The books, for one thread; with ``any_thread`` for one at a time."""
     ttl_us = settings.hold_ttl_s * _US
-    return BooksFile(data.books, clock_us=now_us, hold_ttl_us=ttl_us, durability=settings.durability)
+    return BooksFile(
+        data.books, clock_us=now_us, hold_ttl_us=ttl_us, durability=settings.durability, any_thread=any_thread
+    )
 
 
 @contextmanager
@@ -139,11 +153,22 @@ def open_queries(path: Path | None) -> Generator[Queries]:
 def open_ledger(data: DataDir, books: BooksFile, *, wait_s: float = 10.0, threads: int | None = None) -> Generator[Any]:
     """The ledger's file, shipped to, for as long as this is open. Raises LedgerError when others keep it too long."""
     from bursar.adapters.ledger_duckdb import DuckLedger
-    from bursar.engine.ship import ship
+    from bursar.engine.ship import ship, ship_traces
 
     with closing(DuckLedger(data.ledger, wait_s=wait_s, threads=threads)) as ledger:
         ship(books, ledger)
+        if data.traces.exists():
+            with closing(open_traces_file(data)) as traces:
+                ship_traces(traces, ledger)
         yield ledger
+
+
+def open_traces_file(data: DataDir, settings: Settings | None = None, *, any_thread: bool = False) -> TraceStore:
+    """The store of traces, for one thread at a time."""
+    from bursar.adapters.trace_store import TraceStore
+
+    durability = settings.durability if settings else "process"
+    return TraceStore(data.traces, clock_us=now_us, durability=durability, any_thread=any_thread)
 
 
 def configured_budgets(settings: Settings) -> tuple[Budget, ...]:
@@ -203,7 +228,107 @@ def make_rulebook(data: DataDir, settings: Settings, budgets: tuple[Budget, ...]
         machine_priced=frozenset(machine),
         budgets=budgets,
         call_timeout_s=settings.server.call_timeout_s,
+        tools=tool_prices(settings),
     )
+
+
+def tool_prices(settings: Settings) -> ToolPrices:
+    """The tool price book of bursar.yaml. Raises ConfigError."""
+    from bursar.core.tool_fields import parse_tools
+    from bursar.core.tool_prices import ToolPrices
+
+    try:
+        return parse_tools(settings.tools) if settings.tools else ToolPrices()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+class OpenTreasury(NamedTuple):
+    """Where an agent's own process holds and settles, and which providers its calls may be to."""
+
+    treasury: Treasury
+    providers: Mapping[str, ProviderRule]
+
+
+def open_treasury(data: DataDir, settings: Settings, config: Path | None, server: str, key: str) -> OpenTreasury:
+    """The books of this machine, or with ``server`` those of a Bursar there. Raises ConfigError or BooksError."""
+    if server:
+        from bursar.adapters.treasury_remote import RemoteTreasury
+
+        plain = make_rulebook(data, settings)
+        return OpenTreasury(RemoteTreasury(server, key, data.path, lambda: plain), plain.providers)
+    from bursar.adapters.books_local import LocalBooks
+    from bursar.adapters.traces_local import LocalTraces
+    from bursar.engine.claims import Claims
+    from bursar.engine.treasury import LocalTreasury, Notes
+    from bursar.learn.sizes import Sizes
+
+    notes = Notes(LocalTraces(lambda: open_traces_file(data, settings, any_thread=True)))
+    books = LocalBooks(
+        lambda: open_books_file(data, settings, any_thread=True),
+        sweep=lambda file, alive: file.expire(before_us=now_us(), keep=alive.__contains__),
+        beside=notes.write,
+    )
+    rulebook = _WatchedRulebook(data, settings, config, books)
+    treasury = LocalTreasury(rulebook, books, notes, Claims(Sizes()))
+    return OpenTreasury(treasury, rulebook().providers)
+
+
+class _WatchedRulebook:
+    """The rulebook of a process without a server: it looks every second whether somebody has changed what it is made of."""
+
+    def __init__(self, data: DataDir, settings: Settings, config: Path | None, books: LocalBooks) -> None:
+        self._data = data
+        self._settings = settings
+        self._config = config
+        self._books = books
+        self._lock = Lock()
+        self._stamp = self._seen()
+        self._version = -1
+        self._plain = make_rulebook(data, settings)
+        self._current = self._plain
+        self._looked_s = -_LOOK_EVERY_S
+        self._look()
+
+    def __call__(self) -> Rulebook:
+        if time.monotonic() - self._looked_s >= _LOOK_EVERY_S and self._lock.acquire(blocking=False):
+            try:
+                self._look()
+            except BursarError as error:
+                _log.error("what has changed is not used: %s", error)
+            finally:
+                self._lock.release()
+        return self._current
+
+    def _look(self) -> None:
+        self._looked_s = time.monotonic()
+        stamp = self._seen()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._settings = load_settings(find_config(self._data, self._config))
+            self._plain = make_rulebook(self._data, self._settings)
+            self._version = -1
+        version = self._books.ask(lambda file: file.data_version())
+        if version != self._version:
+            in_force = self._books.ask(lambda file: budgets_in_force(self._settings, file))
+            self._version = version
+            budgets = (*in_force, *watched_budgets(self._settings))
+            self._current = replace(self._plain, budgets=budgets)
+
+    def _seen(self) -> tuple[object, ...]:
+        from bursar.adapters.prices_file import PRICES_FILE
+
+        config = find_config(self._data, self._config)
+        return config, _changed(config), _changed(self._data.path / PRICES_FILE)
+
+
+def _changed(path: Path | None) -> tuple[int, int] | None:
+    """What changes when a file does."""
+    try:
+        about = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return None if about is None else (about.st_mtime_ns, about.st_size)
 
 
 def _own_provider(name: str, own: ProviderSettings, rules: dict[str, ProviderRule]) -> ProviderRule:

@@ -28,6 +28,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: str = "127.0.0.1"
     port: int = 4000
+    otlp_grpc_port: int = 0
     require_keys: bool = False
     body_bytes_max: int = 50_000_000
     body_timeout_s: int = 60
@@ -66,11 +67,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budgets: dict[str, Any] = {}
     budget_wait_s: int = 30
     prices: dict[str, Any] = {}
+    tools: dict[str, Any] = {}
     alerts: dict[str, Any] = {}
 
 
 _LIMITS: Final[tuple[tuple[str, int, int], ...]] = (
     ("server.port", 0, 65_535),
+    ("server.otlp_grpc_port", 0, 65_535),
     ("server.body_bytes_max", 1_000, 2_000_000_000),
     ("server.body_timeout_s", 1, 3_600),
     ("server.answer_bytes_max", 1_000, 8_000_000_000),
@@ -117,6 +120,12 @@ def _check_prices(raw: Mapping[str, Any]) -> None:
     overrides_layer(raw)
 
 
+def _check_tools(raw: Mapping[str, Any]) -> None:
+    from bursar.core.tool_fields import parse_tools
+
+    parse_tools(raw)
+
+
 def _check_budgets(raw: Mapping[str, Any]) -> None:
     from bursar.adapters.zones import zone_of
     from bursar.core.budget_fields import parse_budgets
@@ -133,6 +142,7 @@ def _check_alerts(raw: Mapping[str, Any]) -> None:
 
 _SECTIONS: Final[Mapping[str, Callable[[Mapping[str, Any]], None]]] = {
     "prices": _check_prices,
+    "tools": _check_tools,
     "budgets": _check_budgets,
     "alerts": _check_alerts,
 }
@@ -149,8 +159,8 @@ def _check_section(
     try:
         check(raw)
     except ValueError as error:
-        found = re.match(rf"{section}[\w.\[\]-]*", str(error))
-        path = found[0] if found else section
+        path = str(error).partition(": ")[0]
+        path = path if path.startswith(section) else section
         while path not in lines and path != section:  # a key that is missing has no line: its parent has
             path = re.sub(r"(\.[\w-]+|\[\d+\]|.)$", "", path)
         raise ConfigError(f"{_at(name, lines, path)}: {error}") from None

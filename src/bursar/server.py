@@ -13,7 +13,7 @@ import ipaddress
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Final
 
 from bursar.adapters.alert_worker import AlertWorker
 from bursar.adapters.books_async import AsyncBooks
+from bursar.adapters.books_desk import PlainDesk
 from bursar.adapters.books_file import BooksFile
 from bursar.adapters.budget_desk import DeskWorker
 from bursar.adapters.budget_store import BudgetStore
@@ -31,6 +32,8 @@ from bursar.adapters.keys import KeyCache, KeyStore
 from bursar.adapters.ledger_duckdb import DuckLedger
 from bursar.adapters.ledger_worker import LedgerWorker
 from bursar.adapters.prices_file import PRICES_FILE
+from bursar.adapters.trace_worker import TraceWorker
+from bursar.adapters.traces_local import LocalTraces
 from bursar.adapters.upstream_http import ProviderClient
 from bursar.compose import (
     alert_settings_of,
@@ -39,15 +42,22 @@ from bursar.compose import (
     make_rulebook,
     now_us,
     open_books_file,
+    open_traces_file,
     watched_budgets,
 )
 from bursar.config import Retention, Settings, load_settings
 from bursar.console.site import Site
 from bursar.core.budgets import TASK_RULES, Budget, Standing
 from bursar.core.errors import BooksError, BooksFailedError, BursarError, ConfigError
+from bursar.core.ledger import SDK_PREFIX
+from bursar.core.observations import Observation, TaskOutcome
 from bursar.core.tallies import Tallies
 from bursar.doors.gateway.app import Clock, Gateway
 from bursar.doors.gateway.metrics import Metrics
+from bursar.doors.otlp.grpc import OtlpGrpc
+from bursar.doors.otlp.http import OtlpHttp
+from bursar.doors.otlp.receiver import Receiver
+from bursar.doors.remote.app import Remote
 from bursar.engine.claims import Claims
 from bursar.engine.rsgi import HttpProtocol, HttpScope
 from bursar.engine.rulebook import Rulebook
@@ -65,6 +75,7 @@ _COMPACT_EVERY_S: Final = 3_600.0
 _RELOAD_EVERY_S: Final = 1.0
 _EVALUATE_EVERY_S: Final = 5.0
 _DELIVER_EVERY_S: Final = 1.0
+_DECIDE_EVERY_S: Final = 0.25
 _FAILED_WAIT_S: Final = 5.0
 _LEDGER_WAIT_S: Final = 5.0
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -132,15 +143,22 @@ class _Server:
         self._metrics = Metrics()
         self._claims = Claims(Sizes())
         self._tallies = Tallies(now_us())
+        self._notes = LocalTraces(lambda: open_traces_file(data, settings, any_thread=True))
         self._lag: int | None = None
         self._shipped_s = 0.0
         self._ledger = LedgerWorker(
-            lambda: open_books_file(data, settings), lambda: DuckLedger(data.ledger, wait_s=_LEDGER_WAIT_S)
+            lambda: open_books_file(data, settings),
+            lambda: DuckLedger(data.ledger, wait_s=_LEDGER_WAIT_S),
+            lambda: open_traces_file(data, settings),
+        )
+        self._traces = TraceWorker(
+            lambda: open_books_file(data, settings), lambda: open_traces_file(data, settings), lambda: self._rulebook
         )
 
     async def run(self, started: Callable[[Running], Awaitable[None] | None], stop: asyncio.Event) -> None:
         file = open_books_file(self._data, self._settings)
-        expired = file.expire(before_us=None)
+        # Calls of agents' own processes go on without a server.
+        expired = file.expire(before_us=None, keep=lambda attempt_id: attempt_id.startswith(SDK_PREFIX))
         if expired:
             _log.warning(
                 "%d attempts were under way when the last server stopped: their estimates are charged", expired
@@ -154,11 +172,24 @@ class _Server:
             call_timeout_s=server.call_timeout_s,
             answer_bytes_max=server.answer_bytes_max,
         )
+        keys = KeyCache(KeyStore(file, now_us), file)
+        receiver = Receiver(lambda: self._rulebook, keys, self._traces)
+        otlp = OtlpHttp(receiver)
+        remote = Remote(
+            lambda: self._rulebook,
+            self._books,
+            PlainDesk(lambda: file),
+            self._take_notes,
+            keys,
+            self._claims,
+            self._tallies,
+            now_us,
+        )
         self._gateway = Gateway(
             lambda: self._rulebook,
             self._books,
             client,
-            KeyCache(KeyStore(file, now_us), file),
+            keys,
             Clock(now_us, IdMaker()),
             self._metrics,
             self._claims,
@@ -178,14 +209,21 @@ class _Server:
         async def app(scope: HttpScope, protocol: HttpProtocol) -> None:
             if site.owns(scope.path):
                 await site(scope, protocol)
+            elif otlp.owns(scope.path):
+                await otlp(scope, protocol)
+            elif remote.owns(scope.path):
+                await remote(scope, protocol)
             else:
                 await self._gateway(scope, protocol)
 
         http = HttpServer(app, server.host, server.port)
+        grpc = OtlpGrpc(receiver, server.host, server.otlp_grpc_port) if server.otlp_grpc_port else None
         workers: list[asyncio.Task[None]] = []
         try:
             self._install_signals(stop)
             await http.start()
+            if grpc is not None:
+                await grpc.start()
             _settle_memory()
             workers.extend(asyncio.create_task(self._worker(*worker)) for worker in self._workers())
             told = started(Running(http.url, expired, self._config))
@@ -194,17 +232,23 @@ class _Server:
             await stop.wait()
         finally:
             gc.unfreeze()  # or the libraries' own leak checks complain at exit
-            self._gateway.draining = True
+            self._gateway.draining = receiver.draining = True
+            if grpc is not None:
+                await grpc.stop(server.drain_s)
             await http.stop(server.drain_s)
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
             await self._books.drain()
             unsettled, failure = self._books.pending, self._books.failure
+            with suppress(BursarError):  # what is not decided now is kept, and decided at the next start
+                await self._traces.evaluate(everything=True)
+            await self._traces.close()
             with suppress(BursarError):  # the books have it; the next start ships it
                 await self._ledger.ship()
             await self._ledger.close()
             desk.close()
+            self._notes.close()
             await self._alerts.close()
             await client.close()
             file.close()
@@ -214,6 +258,9 @@ class _Server:
                 f"{unsettled} settlements could not be written ({failure}): their holds stand, and the next start charges "
                 "their estimates"
             )
+
+    async def _take_notes(self, spans: Sequence[Observation], outcomes: Sequence[TaskOutcome]) -> None:
+        await asyncio.to_thread(self._notes.take, spans, outcomes)
 
     def _open_books(self) -> BooksFile:
         return open_books_file(self._data, self._settings)
@@ -257,6 +304,7 @@ class _Server:
             ("reload", _RELOAD_EVERY_S, self._reload),
             ("alerts", _EVALUATE_EVERY_S, self._evaluate),
             ("notices", _DELIVER_EVERY_S, self._alerts.deliver),
+            ("traces", _DECIDE_EVERY_S, self._traces.evaluate),
             (
                 "retention",
                 _COMPACT_EVERY_S,
@@ -345,6 +393,9 @@ class _Server:
         self._metrics.books_pending.set(self._books.pending)
         self._metrics.books_waiting.set(self._books.waiting)
         self._metrics.bound_breaches.set(self._claims.breaches)
+        self._metrics.traces_backlog.set(self._traces.backlog)
+        self._metrics.observations = dict(self._traces.taken)
+        self._metrics.verdicts = dict(self._traces.counts)
         with suppress(BooksError):  # the other figures are told all the same
             single = [budget for budget in self._rulebook.budgets if not budget.each and budget.enforce]
             self._metrics.deliveries = self._alerts.outcomes

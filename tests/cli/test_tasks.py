@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from bursar.cli.tasks import task_command, tasks_command
 from seeding import MemoryLedger
+from stories import ticket
 
 Run = Callable[..., Result]
 
@@ -54,8 +55,8 @@ def run(ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setitem(sys.modules, "bursar.compose", compose)
     group = click.Group(commands=[tasks_command, task_command])
 
-    def invoke(*arguments: str, width: int = 150) -> Result:
-        return CliRunner().invoke(group, arguments, env={"COLUMNS": str(width)})
+    def invoke(*arguments: str, width: int = 150, charset: str = "utf-8") -> Result:
+        return CliRunner(charset=charset).invoke(group, arguments, env={"COLUMNS": str(width)})
 
     return invoke
 
@@ -131,6 +132,133 @@ def test_a_circle_of_parents_is_reported(ledger: MemoryLedger, run: Run) -> None
     ledger.attempt(task="a", parent_task="b")
     ledger.attempt(task="b", parent_task="a")
     assert "A circle of parents was cut: a names b as its parent." in run("task", "a").stdout
+
+
+@pytest.fixture
+def story(ledger: MemoryLedger) -> MemoryLedger:
+    """A task of 10 s: a call of 2 s, then an agent with a tool called twice and a call that took two attempts."""
+
+    def ago(seconds: float) -> timedelta:
+        return timedelta(seconds=100 - seconds)
+
+    own = {"task": "ticket-1", "trace_id": "t"}
+    ledger.span("ticket", span_id="root", ago=ago(0), ms=10_000, kind="task", **own)
+    ledger.attempt(ago=ago(0), latency_ms=2000.0, span_id="root", cost_nanousd=10_000_000, **own)
+    agent = {"task": "reader-1", "parent_task": "ticket-1", "agent": "reader", "trace_id": "t"}
+    ledger.span("reader", span_id="agent", parent_id="root", ago=ago(2), ms=8000, kind="agent", **agent)
+    for number in (1, 2):
+        place = {"ago": ago(1 + number), "span_id": f"tool{number}", **agent}
+        tool = {"kind": "tool", "model": "web.search", "labels": {"args": "d1"}, "input_tokens": None}
+        ledger.attempt(latency_ms=1000.0, cost_nanousd=5_000_000, **tool, **place)
+        ledger.span("web.search", parent_id="agent", ms=1000, kind="tool", **place)
+    for number, status in ((1, "error"), (2, "ok")):
+        seconds = 3 + number
+        ledger.attempt(
+            ago=ago(seconds),
+            call_id="again",
+            number=number,
+            status=status,
+            error="busy" if number == 1 else "",
+            latency_ms=5000.0 if number == 2 else 1000.0,
+            span_id="agent",
+            **agent,
+        )
+    ledger.outcome("ticket-1", "resolved", 3_200_000_000, note="refunded")
+    return ledger
+
+
+def _line(text: str, words: str) -> str:
+    return next(line for line in text.splitlines() if words in line)
+
+
+def test_a_task_is_a_waterfall(story: MemoryLedger, run: Run) -> None:
+    """Bars begin and end where their lines do; a tool's span shares the line of its charge; attempts have a line each."""
+    text = run("task", "ticket-1").stdout
+    column = _line(text, "When").index("When")
+    bars = {
+        words: _line(text, words)[column : column + 25].rstrip().replace(" ", ".")
+        for words in ("+0 ms", "> reader-1", "+2.0 s    web.search", "+3.0 s", "attempt 1", "attempt 2")
+    }
+    assert bars == {
+        "+0 ms": "█████",
+        "> reader-1": ".....────────────────────",
+        "+2.0 s    web.search": ".....███",
+        "+3.0 s": ".......███",
+        "attempt 1": "..........███",
+        "attempt 2": "............█████████████",
+    }
+    assert text[: text.index("Critical path")].count("web.search") == 2
+    assert "error busy" in _line(text, "attempt 1")
+    assert "█ on the critical path" in text
+
+
+def test_a_task_says_what_it_waited_for_and_where_the_money_went(story: MemoryLedger, run: Run) -> None:
+    """The critical path by kind and in its longest pieces; findings apart, with the warning that they overlap."""
+    text = run("task", "ticket-1").stdout
+    assert "Critical path, 10.0 s: models 8.0 s (80%), tools 2.0 s (20%)" in text
+    assert _line(text, "50%").split() == ["+5.0", "s", "gpt-5-mini", "reader-1", "5.0", "s", "50%"]
+    assert "They overlap: do not add them up." in text
+    assert _line(text, "repeated tool").split()[0] == "$0.0050"
+    assert "called 2 times with the same arguments" in text
+    assert _line(text, "retries").split()[0] == "$0.0042"
+
+
+def test_an_outcome_stands_beside_its_cost(story: MemoryLedger, run: Run) -> None:
+    """What became of the task, what that cost, and its part of what it was worth; the list shows it, too."""
+    assert (
+        "Outcome: resolved (refunded), for $0.0284; worth $3.20, of which it cost 0.9%"
+        in run("task", "ticket-1").stdout
+    )
+    assert "resolved" in _line(run("tasks").stdout, "ticket-1 ")
+    rows = {
+        row["task"]: (row["outcome"], row["value_usd"]) for row in json.loads(run("tasks", "--json").stdout)["rows"]
+    }
+    assert (rows["ticket-1"], rows["reader-1"]) == (("resolved", "3.2"), ("", None))
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_a_task_fits_its_terminal(story: MemoryLedger, run: Run, width: int) -> None:
+    """The waterfall and the costs stay at every width, and no line is longer."""
+    text = run("task", "ticket-1", width=width).stdout
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "When" in text
+    assert "$0.0100" in text
+
+
+def test_a_terminal_without_unicode_has_bars_too(story: MemoryLedger, run: Run) -> None:
+    """Where the encoding is ASCII, bars are made of #, = and -."""
+    text = run("task", "ticket-1", charset="ascii").stdout
+    assert "#####" in _line(text, "+0 ms")
+    assert "--------------------" in _line(text, "> reader-1")
+    assert "# on the critical path, = beside it, - around others" in text
+
+
+def test_a_task_without_spans_has_a_waterfall_too(run: Run) -> None:
+    """Calls alone are enough for bars, the critical path, and what was billed for nothing."""
+    text = run("task", "research-7").stdout
+    assert "█" in _line(text, "+0 ms")
+    assert "Critical path, 20.9 s: models 2.5 s" in text
+    assert _line(text, "failed, billed").strip().startswith("not known")
+
+
+def test_the_documentation_shows_what_the_command_prints(ledger: MemoryLedger, run: Run) -> None:
+    """The example of docs/reports.md is this very output."""
+    ticket(ledger)
+    lines = run("task", "resolve", width=119).stdout.splitlines()
+    page = (Path(__file__).parents[2] / "docs/reports.md").read_text(encoding="utf-8")
+    assert "$ bursar task resolve\n" + "\n".join(line.rstrip() for line in lines) + "\n```" in page
+
+
+def test_names_of_strangers_do_not_steer_the_terminal(ledger: MemoryLedger, run: Run) -> None:
+    """Control characters in names of spans, tools and outcomes are shown as such."""
+    ledger.span("evil\x1b[2J", task="evil-1", kind="step")
+    for _ in range(2):
+        ledger.span("tool\x1b[2J", task="evil-1", kind="tool")
+    ledger.outcome("evil-1", "done\x1b[2J", note="\x1b]0;owned\x07")
+    text = run("task", "evil-1").stdout
+    assert "evil" in text
+    assert "done" in text
+    assert "\x1b" not in text
 
 
 def test_usage_errors_exit_2(run: Run) -> None:

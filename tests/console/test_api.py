@@ -136,6 +136,26 @@ def _check(value: Any, schema: dict[str, Any], schemas: dict[str, Any], at: str)
     return None
 
 
+def test_the_description_of_a_traced_task_is_true(ledger: MemoryLedger) -> None:
+    """Spans, their attempts, the critical path, findings and the outcome are as described, at every level."""
+    ledger.span("ticket", span_id="root", kind="task", task="t-1", ms=9000)
+    ledger.span("search", span_id="s", parent_id="root", kind="tool", task="t-1", size_bytes=7)
+    for _ in range(2):
+        tool = {"kind": "tool", "model": "search", "labels": {"args": "d"}}
+        ledger.attempt(task="t-1", trace_id="t", span_id="s", cost_nanousd=5, **tool)
+    ledger.outcome("t-1", "resolved", 3_200_000_000)
+    schemas = _get(ledger, "/api/v1/openapi.json")[1]["components"]["schemas"]
+    _, tree = _get(ledger, "/api/v1/tasks/t-1")
+    _check(tree, schemas["TaskTree"], schemas, "task")
+    assert set(tree["children"][0]) == _named(schemas["Node"], schemas)
+    assert set(tree["children"][0]["steps"][0]) == _named(schemas["Step"], schemas)
+    assert set(tree["critical_path"]) == _named(schemas["CriticalPath"], schemas)
+    assert set(tree["findings"][0]) == _named(schemas["Finding"], schemas)
+    assert set(tree["outcome"]) == _named(schemas["Outcome"], schemas)
+    assert (tree["outcome"]["value_usd"], tree["findings"][0]["amount_usd"]) == ("3.2", "0.000000005")
+    assert (tree["children"][0]["name"], tree["children"][0]["own"]["cost_usd"]) == ("search", "0.00000001")
+
+
 def _named(schema: dict[str, Any], schemas: dict[str, Any]) -> set[str]:
     if "$ref" in schema:
         return _named(schemas[schema["$ref"].rpartition("/")[2]], schemas)

@@ -36,6 +36,7 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
         "/console/app.js",
         "/console/parts.js",
         "/console/budgets.js",
+        "/console/task.js",
         "/console/icon.svg",
     ):
         answer = asset(path)
@@ -122,6 +123,93 @@ def test_a_task_opens_as_a_tree(
     page.click("#task-close")
     expect(page.locator("#task")).to_be_hidden()
     assert complaints == []
+
+
+def _traced(ledger: MemoryLedger) -> None:
+    """A task of 10 s with a call of 4 s, an agent in it with a dear tool called twice, and a step beside it."""
+    own = {"task": "ticket-1", "trace_id": "t"}
+    ledger.span("ticket", span_id="root", ago=timedelta(seconds=60), ms=10_000, kind="task", **own)
+    ledger.attempt(ago=timedelta(seconds=60), latency_ms=4000.0, span_id="root", cost_nanousd=10_000_000, **own)
+    ledger.span(_HOSTILE, span_id="agent", parent_id="root", ago=timedelta(seconds=56), ms=5000, kind="agent", **own)
+    for second in (55, 53):
+        tool = {"kind": "tool", "model": _HOSTILE, "labels": {"args": "d1"}, "latency_ms": 1000.0}
+        ledger.attempt(ago=timedelta(seconds=second), span_id="agent", cost_nanousd=7_000_000, **tool, **own)
+    ledger.span("beside", span_id="b", parent_id="root", ago=timedelta(seconds=56), ms=1000, **own)
+    ledger.outcome("ticket-1", "resolved", 3_200_000_000)
+
+
+@in_browser
+def test_a_task_is_a_waterfall_with_findings(
+    ledger: MemoryLedger, serve: Callable[[Any], str], browser_page: tuple[Page, list[str]]
+) -> None:
+    """Its address opens it; bars stand where things happened; findings and the critical path have the API's figures."""
+    _traced(ledger)
+    page, complaints = browser_page
+    address = serve(ledger)
+    page.goto(f"{address}/#task=ticket-1")
+    expect(page.locator("#task-facts")).to_contain_text("outcome resolved, worth $3.20")
+    rows = page.locator("#task-steps tbody tr")
+    expect(rows).to_have_count(5)
+    spans = page.locator("#task-steps td.when .fall span")
+    places = spans.evaluate_all("all => all.map((one) => [one.className, one.style.left, one.style.width])")
+    assert places == [
+        ["model", "0%", "40%"],
+        ["around", "40%", "50%"],
+        ["tool", "50%", "10%"],
+        ["tool", "70%", "10%"],
+        ["own beside", "40%", "10%"],
+    ]
+    expect(page.locator("#task-path")).to_contain_text("Critical path, 10.0 s")
+    expect(page.locator("#task-path")).to_contain_text("models 4.0 s (40%)")
+    found = page.locator("[data-finding=repeated_tool]")
+    expect(found.locator(".amount")).to_have_text("$0.0070")
+    expect(found).to_contain_text(_HOSTILE)
+    assert page.locator("dialog img").count() == 0
+    page.keyboard.press("Escape")
+    expect(page.locator("#task")).to_be_hidden()
+    assert page.url == f"{address}/"
+    page.click("table[data-by=task] button.link")
+    expect(rows).to_have_count(5)
+    assert page.url == f"{address}/#task=ticket-1"
+    assert complaints == []
+
+
+@in_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_an_open_task_fits_its_window(
+    ledger: MemoryLedger, serve: Callable[[Any], str], browser_page: tuple[Page, list[str]], width: int, scheme: Any
+) -> None:
+    """Nothing sticks out of the dialog, the cost can be seen, and bars differ from their ground, light and dark."""
+    _traced(ledger)
+    ledger.span(
+        "x" * 200, span_id="long", parent_id="agent", task="ticket-1", trace_id="t", kind="tool", status="error"
+    )
+    page, _ = browser_page
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{serve(ledger)}/#task=ticket-1")
+    expect(page.locator("#task-steps tbody tr")).to_have_count(6)
+    assert page.evaluate("document.getElementById('task').scrollWidth <= document.getElementById('task').clientWidth")
+    assert page.evaluate("(t => t.scrollWidth <= t.clientWidth)(document.querySelector('#task .scroll'))")
+    colours = page.evaluate(
+        "['.fall', '.fall .model', '.fall .tool'].map((name) =>"
+        " getComputedStyle(document.querySelector(`#task-steps ${name}`)).backgroundColor)"
+    )
+    assert len(set(colours)) == 3
+
+
+@in_browser
+def test_a_task_that_is_not_there_is_said(
+    filled: MemoryLedger, serve: Callable[[Any], str], browser_page: tuple[Page, list[str]]
+) -> None:
+    """An address of a task that nobody knows opens and says so; another address opens another task."""
+    page, _ = browser_page
+    address = serve(filled)
+    page.goto(f"{address}/#task=nobody%20here")
+    expect(page.locator("#task-facts")).to_contain_text("no task has the id 'nobody here'")
+    page.goto(f"{address}/#task=research")
+    expect(page.locator("#task-facts")).to_contain_text("~$12.34 with 1 sub-task")
 
 
 @in_browser

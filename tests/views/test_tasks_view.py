@@ -10,7 +10,8 @@ from bursar.views.asking import BadQuestion
 from bursar.views.feed import feed
 from bursar.views.overview import overview
 from bursar.views.spend import spend
-from bursar.views.tasks import Node, NoTask, SeveralTasks, TaskTree, task, tasks, top_tasks
+from bursar.views.tasks import tasks, top_tasks
+from bursar.views.trace import Node, NoTask, SeveralTasks, TaskTree, task
 from seeding import NOW, MemoryLedger
 
 

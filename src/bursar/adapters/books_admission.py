@@ -102,14 +102,19 @@ class Admissions:
                 totals[name] = totals[name].plus(delta)
         return totals
 
-    def place(self, task: TaskLimit) -> tuple[TaskLimit, ...]:
-        """Enter where an observed task stands. Returns it with those above it."""
+    def place(self, task: TaskLimit, key: str = "") -> tuple[TaskLimit, ...]:
+        """Enter where a task stands that nobody has held for, stated with this key. Returns it with those above it."""
         self._refresh()
         self._load([task.task])
         try:
-            return self._enter(task, "")
+            return self._enter(task, key)
         except _TooDeepError:
             return (task, TaskLimit(task.parent))
+
+    def load(self, tasks: Iterable[str]) -> None:
+        """Read what the books know of tasks that will be asked for, all at once."""
+        self._refresh()
+        self._load(tasks)
 
     def chain(self, task: str) -> tuple[TaskLimit, ...]:
         """A task, as the books know it, and those above it; () when they know nothing of it."""

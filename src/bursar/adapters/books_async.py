@@ -25,10 +25,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple, TypeAlias
 
-from bursar.core.admission import Admitted, Crowded, Refusal, admit, checks_of, posted
-from bursar.core.budgets import NO_TOTALS, Totals
+from bursar.core.admission import Crowded, Refusal
 from bursar.core.call import Held, NeedsHold, NeedsMore, NeedsSettlement, NotHeld
 from bursar.core.errors import BooksBusyError, BooksError, BooksFailedError
+from bursar.engine.meanwhile import Meanwhile
 
 from .books_file import BooksFile, Operation, Outcome
 from .waiting import Line
@@ -75,7 +75,7 @@ class AsyncBooks:
         self._loop = asyncio.get_running_loop()
         self._lines: dict[str, Line[_Queued]] = {}
         self._looking = False
-        self._meanwhile: dict[str, Totals] = {}
+        self._meanwhile = Meanwhile()
 
     @property
     def pending(self) -> int:
@@ -143,7 +143,7 @@ class AsyncBooks:
             if self.failure is not None:
                 _log.warning("the books work again")
                 self.failure = None
-                self._meanwhile.clear()
+                self._meanwhile.forget()
             for _ in batch:
                 self._queue.popleft()
             self._answer(batch, outcomes)
@@ -252,31 +252,7 @@ class AsyncBooks:
         self._again(_FAILED_RETRY_S)
 
     def _hold_meanwhile(self, need: NeedsHold) -> Held | None:
-        """A hold in memory alone, where every budget of the call says how much may be used without the books.
-
-        It ends as an observed attempt. What was admitted is not given back before the books work again.
-        """
-        claim = need.claim
-        if claim is None or claim.task is not None or claim.scope.task in self.file.admissions.limited_tasks:
-            return None
-        checks = checks_of(claim, (), claim.at_us)
-        if not checks or any(check.budget.open_up_to is None for check in checks):
-            return None
-        capped = [
-            replace(c, limit=min(c.limit, c.budget.open_up_to or 0), kept=0, accounts=(c.posted,)) for c in checks
-        ]
-        outcome = admit(
-            replace(claim, patient=False),
-            [check for check in capped if check.budget.unit == "usd"],
-            lambda account: self._meanwhile.get(account, NO_TOTALS),
-            lambda _: False,
-        )
-        if not isinstance(outcome, Admitted):
-            return None
-        for check in capped:
-            before = self._meanwhile.get(check.posted, NO_TOTALS)
-            self._meanwhile[check.posted] = before._replace(held=before.held + (outcome.amount or 0))
-        return Held(outcome.amount, claim.opened(outcome), outcome, (), posted(claim, (), checks))
+        return None if need.claim is None else self._meanwhile.hold(need.claim, self.file.admissions.limited_tasks)
 
     def _again(self, delay_s: float) -> None:
         if not self._scheduled and self._queue:

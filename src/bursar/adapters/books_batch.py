@@ -95,8 +95,13 @@ def imported(db: sqlite3.Connection, digests: Sequence[bytes]) -> set[bytes]:
 
 
 def answered(db: sqlite3.Connection, response_keys: Sequence[str]) -> set[str]:
-    """Which responses have been booked."""
-    return _known(db, "SELECT response_key FROM entry WHERE response_key IN", response_keys)
+    """Which responses have been booked, and not taken back."""
+    return _known(
+        db,
+        "SELECT response_key FROM entry e WHERE NOT EXISTS (SELECT 1 FROM entry r WHERE r.attempt_id = e.attempt_id"
+        " AND r.stage = 2 AND r.kind = 'retract') AND response_key IN",
+        response_keys,
+    )
 
 
 def select_in(db: sqlite3.Connection, head: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

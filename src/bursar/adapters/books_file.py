@@ -52,11 +52,12 @@ from .books_batch import (
     hold_all,
     imported,
     release_all,
+    select_in,
 )
 from .books_errors import books_error
-from .rows import decode_opening, encode_attempt, encode_opening
+from .rows import decode_opening, decode_row, encode_attempt, encode_opening, encode_retraction
 
-__all__ = ["Balance", "BooksFile", "Operation", "Outcome", "name_digest"]
+__all__ = ["Balance", "BooksFile", "Operation", "Outcome", "name_digest", "statements", "use_wal"]
 
 Operation: TypeAlias = NeedsHold | NeedsMore | NeedsSettlement
 Outcome: TypeAlias = Held | NotHeld | Crowded | None
@@ -68,6 +69,7 @@ _BUSY_WAIT_MS: Final = 5_000
 _RESTART_WAIT_MS: Final = 50
 _SWITCH_WAIT_MS: Final = 5
 _RESPONSE_KEY_LENGTH_MAX: Final = 256
+_RETRACTABLE: Final = frozenset({"otlp", "import"})
 _HOLD, _ENDING, _CORRECTION, _ROLLUP, _EXTENSION = range(5)
 
 T = TypeVar("T")
@@ -88,7 +90,7 @@ class Balance:
     assumed: int = 0
 
 
-def _use_wal(db: sqlite3.Connection) -> None:
+def use_wal(db: sqlite3.Connection) -> None:
     """Switch to a write-ahead log. SQLite asks no busy handler here, so that of two processes which open new books in one
     moment one fails at once (https://www.sqlite.org/wal.html, "Sometimes Queries Return SQLITE_BUSY"): it tries again."""
     for _ in range(_BUSY_WAIT_MS // _SWITCH_WAIT_MS):
@@ -111,22 +113,28 @@ class BooksFile:
     """One connection to the books. Not shared between threads.
 
     ``durability`` is "process" (survives the death of the process, SQLite's NORMAL) or "power" (also of the machine,
-    FULL: one fsync a transaction).
+    FULL: one fsync a transaction). With ``any_thread`` the caller sees to it that one thread uses it at a time.
     """
 
     def __init__(
-        self, path: Path, *, clock_us: Callable[[], int], hold_ttl_us: int, durability: str = "process"
+        self,
+        path: Path,
+        *,
+        clock_us: Callable[[], int],
+        hold_ttl_us: int,
+        durability: str = "process",
+        any_thread: bool = False,
     ) -> None:
         self._clock_us = clock_us
         self._hold_ttl_us = hold_ttl_us
         self._posted: dict[str, Totals] = {}
         self.released: frozenset[str] = frozenset()
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=0)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=not any_thread)
             # Prompts are not in here, but names and spend are: nobody else's business.
             path.chmod(0o600)
             self._db.execute(f"PRAGMA busy_timeout = {_BUSY_WAIT_MS}")
-            _use_wal(self._db)
+            use_wal(self._db)
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
             self._create(path)
             self.admissions = Admissions(self._db, self._pending, clock_us)
@@ -147,7 +155,7 @@ class BooksFile:
             self._db.execute("BEGIN IMMEDIATE")
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version < _SCHEMA_VERSION:
-                for statement in (*(_statements("books_2.sql") if version == 1 else ()), *_statements("books.sql")):
+                for statement in (*(statements("books_2.sql") if version == 1 else ()), *statements("books.sql")):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
             self._db.execute("COMMIT")
@@ -198,6 +206,46 @@ class BooksFile:
                 new += self._observe_batch(pending, budgets)
                 pending = []
         return new + (self._observe_batch(pending, budgets) if pending else 0)
+
+    def revise(
+        self,
+        retracted: Sequence[str],
+        attempts: Sequence[Attempt],
+        *,
+        budgets: Callable[[Attempt], Claim | None] = _no_claim,
+    ) -> int:
+        """Take back observed attempts and book others in their place, in one transaction. Returns how many were taken back.
+
+        Raises ValueError for an attempt that was seen at a nearer door: what was paid there stays.
+        """
+
+        def work() -> int:
+            back = self._retract(retracted)
+            self._observe_new(attempts, budgets)
+            return back
+
+        return self._transaction(work)
+
+    def _retract(self, attempt_ids: Sequence[str]) -> int:
+        """Take back everything that the endings of observed attempts changed. What was taken back, or summed up, stays so."""
+        rows = select_in(
+            self._db,
+            "SELECT sequence, attempt_id, spent_nanousd, unpriced, spent_tokens, spent_calls, assumed_nanousd, accounts, payload"
+            " FROM entry e WHERE stage = 1 AND NOT EXISTS (SELECT 1 FROM entry r WHERE r.attempt_id = e.attempt_id"
+            " AND r.stage = 2) AND attempt_id IN",
+            list(dict.fromkeys(attempt_ids)),
+        )
+        now = self._clock_us()
+        for sequence, attempt_id, spent, unpriced, tokens, calls, assumed, names, payload in rows:
+            if decode_row(payload).door not in _RETRACTABLE:
+                raise ValueError(f"attempt {attempt_id} was not observed from afar: it cannot be taken back")
+            self._enter(
+                EntryRow(
+                    attempt_id, _CORRECTION, "retract", now, 0, -spent, -unpriced, 0, -tokens, 0, -calls, -assumed, names,
+                    encode_retraction(payload, sequence), None,
+                )
+            )  # fmt: skip
+        return len(rows)
 
     def _observe_batch(self, attempts: Sequence[Attempt], budgets: Callable[[Attempt], Claim | None]) -> int:
         return self._transaction(lambda: self._observe_new(attempts, budgets))
@@ -377,6 +425,7 @@ class BooksFile:
         rolled_up = imported(self._db, list(digests.values()))
         known_ids = ended(self._db, list(ids)) | {name for name in ids if digests[name] in rolled_up}
         known_keys = answered(self._db, list(keys)) | {key for key in keys if digests[key] in rolled_up}
+        self.admissions.load(attempt.opening.scope.task for attempt in attempts)
         rows: list[EntryRow] = []
         for attempt in attempts:
             attempt_id, key = attempt.opening.attempt_id, _response_key(attempt)
@@ -593,7 +642,7 @@ class BooksFile:
         return self._transaction(work)
 
 
-def _statements(name: str) -> Iterator[str]:
+def statements(name: str) -> Iterator[str]:
     """The statements of a file, one by one: a script would commit the transaction it is run in."""
     statement = ""
     for line in resources.files("bursar.adapters").joinpath(f"sql/{name}").read_text(encoding="utf-8").splitlines():

@@ -52,6 +52,10 @@ class DataDir:
     def ledger(self) -> Path:
         return self.path / "ledger.duckdb"
 
+    @property
+    def traces(self) -> Path:
+        return self.path / "traces.sqlite3"
+
     def admin_token(self) -> str:
         """The secret that opens the console where it is not on loopback. Made on first use."""
         path = self.path / "admin.token"

@@ -19,7 +19,7 @@ from typing import Any, Final
 import duckdb
 
 from bursar.core.errors import LedgerBusyError, LedgerError
-from bursar.engine.ports import Entry
+from bursar.engine.ports import Entry, TraceRows
 
 __all__ = ["DuckLedger"]
 
@@ -85,12 +85,52 @@ class DuckLedger:
         ):
             file.writelines(b'{"sequence":%d,%b\n' % (entry.sequence, entry.row[1:]) for entry in entries)
             file.flush()
+            retracts = any(b'"retracts"' in entry.row for entry in entries)
             with self._transaction():
-                done = self._db.execute(_APPEND, {"path": file.name}).fetchone()
+                if retracts:
+                    self._run(_RETRACT, path=file.name)
+                done = self._db.execute(_APPEND_BACK if retracts else _APPEND, {"path": file.name}).fetchone()
                 self._db.execute(
                     "UPDATE position SET last_sequence = greatest(last_sequence, ?)", [entries[-1].sequence]
                 )
         return int(done[0]) if done else 0
+
+    def trace_position(self) -> int:
+        """The sequence of the trace store that the ledger has come to."""
+        with self._lock, _failures("be read"):
+            row = self._db.execute("SELECT last_sequence FROM trace_position").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def append_traces(self, rows: Sequence[TraceRows]) -> None:
+        """What was kept of traces. Raises LedgerError, and then nothing has changed."""
+        if not rows:
+            return
+        with (
+            _failures(f"take {len(rows)} pieces of traces"),
+            NamedTemporaryFile(dir=self._spool, prefix=_SPOOL, suffix=".json") as file,
+            self._lock,
+        ):
+            for kept in rows:
+                head = b'{"sequence":%d,' % kept.sequence
+                file.writelines(head + line[1:] + b"\n" for line in kept.lines.split(b"\n") if line)
+            file.flush()
+            with self._transaction():
+                self._run(_TRACES, path=file.name, revised=any(kept.revised for kept in rows))
+                self._db.execute(
+                    "UPDATE trace_position SET last_sequence = greatest(last_sequence, ?)", [rows[-1].sequence]
+                )
+
+    def restart_traces(self) -> None:
+        """The trace store is a new one: it is read from its beginning."""
+        with self._lock, _failures("be written"):
+            self._db.execute("UPDATE trace_position SET last_sequence = 0")
+
+    def _run(self, sql: str, **parameters: Any) -> None:
+        """Statements one by one: the database takes parameters for a single one only, and no more than it names."""
+        for statement in filter(str.strip, sql.split(";\n")):
+            used = {name: value for name, value in parameters.items() if f"${name}" in statement}
+            self._db.execute(statement, used)
 
     @contextmanager
     def _transaction(self) -> Generator[None]:
@@ -117,6 +157,12 @@ class DuckLedger:
             self._db.execute(_ROLLUP, span)
             deleted = self._db.execute(_DELETE, span).fetchone()
         return int(deleted[0]) if deleted else 0
+
+    def forget_traces(self, before_us: int) -> None:
+        """Delete what happened before a time. There is no money in it."""
+        with _failures("be compacted"), self._lock, self._transaction():
+            self._db.execute("DELETE FROM span WHERE started_at < make_timestamp(?)", [before_us])
+            self._db.execute("DELETE FROM outcome WHERE said_at < make_timestamp(?)", [before_us])
 
 
 @contextmanager
@@ -156,7 +202,11 @@ def _connect(path: Path | None, config: dict[str, Any], wait_s: float) -> duckdb
 
 # Another process has the file, or another connection of this one is just opening or closing it.
 _TAKEN: Final = re.compile(r"lock|Unique file handle conflict|already attached", re.IGNORECASE)
-_APPEND: Final = _sql("ledger_append")
+_APPEND_BACK: Final = _sql("ledger_append")
+# The table of what is taken back is there only after something was.
+_APPEND: Final = _APPEND_BACK.rpartition("\n  AND")[0]
+_RETRACT: Final = _sql("ledger_retract")
+_TRACES: Final = _sql("ledger_traces")
 _ROLLUP: Final = _sql("ledger_rollup")
 _DELETE: Final = (
     "DELETE FROM attempt WHERE started_at >= make_timestamp($begin) AND started_at < make_timestamp($until)"

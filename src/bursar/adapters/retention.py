@@ -3,8 +3,8 @@
 Rule 1: no sum changes. A batch and what it is summed into are one transaction.
 Rule 2: nothing goes that the ledger has not taken, and no entry of an attempt that has not ended. The newest entry and
         the newest ending with a row stay: they are where books and ledger know each other by.
-Rule 3: an imported attempt's id and every response's key outlive their entries, as digests, so that importing what is
-        known still changes nothing.
+Rule 3: the id of an attempt that was imported or seen in telemetry, and every response's key, outlive their entries, as
+        digests, so that telling what is known still changes nothing. What was taken back gives its response's key free.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _compact_batch(books: BooksFile, before_us: int, shipped: int, batch: int) -
     (first,) = db.execute("SELECT min(sequence) FROM entry WHERE attempt_id = ?", (rows[0][0],)).fetchone()
     db.executemany(
         "INSERT OR IGNORE INTO imported VALUES (?)",
-        [(name_digest(attempt),) for attempt, door, _ in rows if door == "import"]
+        [(name_digest(attempt),) for attempt, door, _ in rows if door in ("import", "otlp")]
         + [(name_digest(key),) for _, _, key in rows if key],
     )
     removed = db.execute(
@@ -120,7 +120,8 @@ def _oldest(
     """
     found = books.connection.execute(
         "SELECT attempt_id, stage, at_us < ?1 AND sequence <= iif(payload IS NULL, ?2, ?3), EXISTS (SELECT 1 FROM entry late"
-        " WHERE late.attempt_id = e.attempt_id AND late.stage = 2), json_extract(payload, '$.door'), response_key"
+        " WHERE late.attempt_id = e.attempt_id AND late.stage = 2), json_extract(payload, '$.door'),"
+        " iif(EXISTS (SELECT 1 FROM entry back WHERE back.attempt_id = e.attempt_id AND back.kind = 'retract'), NULL, response_key)"
         " FROM entry e WHERE stage IN (1, 2) ORDER BY sequence",
         (before_us, upto_void, upto),
     )
@@ -166,6 +167,7 @@ def compact_ledger(ledger: DuckLedger, *, before_us: int) -> Compaction:
     """Sum up the attempts of the days that ended before ``before_us``, one day at a time."""
     deleted = 0
     cutoff_us = before_us - before_us % _DAY_US
+    ledger.forget_traces(cutoff_us)
     while True:
         found = ledger.rows(
             "SELECT epoch_us(date_trunc('day', min(started_at))) AS day_us FROM attempt WHERE started_at < make_timestamp($cutoff)",

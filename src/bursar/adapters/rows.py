@@ -16,7 +16,16 @@ from bursar.core.money import Rate
 from bursar.core.prices import BASIS, Charge, Line
 from bursar.core.usage import UNIT_INDEX, UNITS
 
-__all__ = ["Row", "RowLine", "decode_opening", "decode_row", "encode_attempt", "encode_opening", "row_of"]
+__all__ = [
+    "Row",
+    "RowLine",
+    "decode_opening",
+    "decode_row",
+    "encode_attempt",
+    "encode_opening",
+    "encode_retraction",
+    "row_of",
+]
 
 
 class RowLine(msgspec.Struct, frozen=True, gc=False):
@@ -76,6 +85,9 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tru
     trace_id: str = ""
     span_id: str = ""
     decision: str = "{}"
+    retracts: str | None = None
+    """The attempt whose row this takes away. Where that has been summed up already, the rest of this row evens it out."""
+    retracts_sequence: int | None = None
 
 
 _CLASSES = 5
@@ -208,6 +220,32 @@ def _shortened(row: Row) -> Row:
 
 def encode_opening(opening: Opening) -> bytes:
     return _encoder.encode(opening)
+
+
+def encode_retraction(payload: bytes, sequence: int) -> bytes:
+    """The row that takes back the one of an entry. Raises msgspec.MsgspecError when that cannot be read."""
+    row = decode_row(payload)
+    back = msgspec.structs.replace(
+        row,
+        attempt_id=f"{row.attempt_id}+retracted",
+        number=0,
+        units=None,
+        cost_nanousd=None if row.cost_nanousd is None else -row.cost_nanousd,
+        cost_input_nanousd=-row.cost_input_nanousd,
+        cost_cache_read_nanousd=-row.cost_cache_read_nanousd,
+        cost_cache_write_nanousd=-row.cost_cache_write_nanousd,
+        cost_output_nanousd=-row.cost_output_nanousd,
+        cost_other_nanousd=-row.cost_other_nanousd,
+        reported_nanousd=None,
+        avoided_nanousd=None,
+        lines=(),
+        response_id="",
+        latency_ms=None,
+        first_token_ms=None,
+        retracts=row.attempt_id,
+        retracts_sequence=sequence,
+    )
+    return _encoder.encode(back)
 
 
 def decode_row(data: bytes) -> Row:

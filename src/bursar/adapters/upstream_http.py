@@ -31,7 +31,7 @@ from bursar.core.ledger import Status
 from bursar.core.prices import Reading
 from bursar.core.usage import Usage
 from bursar.engine.ports import Allowance, ClientGoneError, HttpAnswer, HttpRequest, Sink
-from bursar.wire.dialect import Dialect, Meter, RequestFacts, with_request
+from bursar.wire.dialect import Dialect, Meter, RequestFacts, refused_reading, with_request
 
 __all__ = ["HttpAttempt", "ProviderClient"]
 
@@ -154,7 +154,7 @@ class HttpAttempt:
         self.answer = HttpAnswer(response.status, headers, body)
         reading = with_request(self._dialect.read_response(body), self._facts)
         if response.status >= 400:
-            return self._reply(_refusal(reading, response.status), "error")
+            return self._reply(refused_reading(reading, response.status), "error")
         return self._reply(reading, "ok")
 
     async def _read(self, response: Any) -> bytes | None:
@@ -243,13 +243,3 @@ def _causes(error: PyreqwestError) -> list[str]:
 
 def _cause(error: PyreqwestError) -> str:
     return (_causes(error) or [error.message])[-1][:_CAUSE_LENGTH_MAX]
-
-
-def _refusal(reading: Reading, status: int) -> Reading:
-    return Reading(
-        usage=reading.usage,
-        model=reading.model,
-        response_id=reading.response_id,
-        error=reading.error or f"HTTP {status}",
-        billed=reading.usage is not None,
-    )

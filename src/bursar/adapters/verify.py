@@ -125,16 +125,28 @@ def _ledger(books: BooksFile, ledger: Queries) -> Iterator[Difference]:
         return
     # Days that the ledger has summed up: a row that is missing there is in the sum, which is compared above.
     summed_us = ledger.rows("SELECT epoch_us(max(started_at)) + 86_400_000_000 AS us FROM rollup")[0]["us"] or 0
+    back = _taken_back(books)
     position = low - 1
     while position < high:
         upto = min(position + _CHUNK, high)
-        yield from _range(books, ledger, position, upto, summed_us)
+        yield from _range(books, ledger, position, upto, summed_us, back)
         position = upto
     for row in ledger.rows("SELECT attempt_id FROM attempt WHERE sequence > $high LIMIT 1000", {"high": high}):
         yield Difference(f"attempt {row['attempt_id']}", "no entry in the books", "a row in the ledger")
 
 
-def _range(books: BooksFile, ledger: Queries, after: int, upto: int, summed_us: int) -> Iterator[Difference]:
+def _taken_back(books: BooksFile) -> dict[int, int]:
+    """Entries without a row in the ledger of their own: those taken back and what took them, with the attempt's time."""
+    found = books.connection.execute(
+        "SELECT sequence, json_extract(payload, '$.retracts_sequence'), json_extract(payload, '$.started_us') FROM entry"
+        " WHERE stage = 2 AND kind = 'retract'"
+    )
+    return {each: started_us for sequence, other, started_us in found for each in (sequence, other)}
+
+
+def _range(
+    books: BooksFile, ledger: Queries, after: int, upto: int, summed_us: int, back: dict[int, int]
+) -> Iterator[Difference]:
     expected: dict[int, tuple[str, int | None]] = {}
     summed: set[int] = set()
     for sequence, attempt_id, cost, started_us in books.connection.execute(
@@ -143,6 +155,8 @@ def _range(books: BooksFile, ledger: Queries, after: int, upto: int, summed_us: 
         " WHERE sequence > ? AND sequence <= ? AND stage IN (1, 2) AND payload IS NOT NULL",
         (after, upto),
     ):
+        if sequence in back and started_us >= summed_us:
+            continue
         expected[sequence] = (attempt_id, cost)
         if started_us < summed_us:
             summed.add(sequence)

@@ -25,6 +25,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "spend": ("bursar.cli.spend:spend_command", "What was spent, by model, agent, task, user, ..."),
     "tasks": ("bursar.cli.tasks:tasks_command", "Tasks with what they cost."),
     "task": ("bursar.cli.tasks:task_command", "One task: its tree of steps with cost, tokens, time."),
+    "mcp": ("bursar.cli.mcp:mcp", "Run an MCP server with its tool calls priced and held."),
     "import": ("bursar.cli.imports:import_", "Book calls from logs: Claude Code, Codex, JSONL, CSV."),
     "keys": ("bursar.cli.keys:keys", "Make, list and revoke virtual keys."),
     "budgets": ("bursar.cli.budgets:budgets", "Set budgets and see how they stand."),

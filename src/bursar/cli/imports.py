@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import click
 
 from bursar.core.ledger import Attempt
 from bursar.core.money import decimal_text
+from bursar.core.observations import Observation
 from bursar.core.prices import PriceBook
 from bursar.core.scopes import VALUE_LENGTH_MAX, Scope, make_labels
 from bursar.doors.imports.claude_code import find_transcripts, read_transcripts
@@ -31,6 +32,7 @@ from . import output
 __all__ = ["import_"]
 
 Reader = Callable[[PriceBook, Tally, Progress], Iterable[Attempt]]
+Spans = Callable[[Tally, Progress], Iterable[Observation]]
 
 _OVERRIDES: Final = ("org", "team", "project", "user", "agent")
 
@@ -173,12 +175,72 @@ import_.add_command(_rows("jsonl"))
 import_.add_command(_rows("csv"))
 
 
+@import_.command("otlp")
+@_FILES
+@click.option(
+    "--signal",
+    type=click.Choice(["traces", "logs", "metrics"]),
+    default="traces",
+    show_default=True,
+    help="What files in protobuf hold; JSON says it itself.",
+)
+@_shared
+def otlp(paths: tuple[Path, ...], signal: Literal["traces", "logs", "metrics"], options: _Options) -> None:
+    """Import OpenTelemetry traces, logs and metrics, such as a Collector's file exporter writes."""
+    from bursar.doors.imports.otlp import read_otlp
+
+    def read(tally: Tally, progress: Progress) -> Iterator[Observation]:
+        return read_otlp(paths, binary=signal, tally=tally, progress=progress)
+
+    _run_spans(read, paths, options)
+
+
+@import_.command("langfuse")
+@_FILES
+@_shared
+def langfuse(paths: tuple[Path, ...], options: _Options) -> None:
+    """Import traces exported from Langfuse."""
+    from bursar.doors.imports.langfuse import read_langfuse
+
+    def read(tally: Tally, progress: Progress) -> Iterator[Observation]:
+        return read_langfuse(paths, tally=tally, progress=progress)
+
+    _run_spans(read, paths, options)
+
+
+def _run_spans(spans: Spans, files: Sequence[Path], options: _Options) -> None:
+    """Book what is paid for of some traces, then keep their shape."""
+    from bursar.compose import open_data, open_traces_file, settings_of, tool_prices
+    from bursar.doors.imports.spans import charged, gathered, in_traces
+
+    data = open_data(options.data)
+    tools = tool_prices(settings_of(data))
+    found: list[Observation] = []
+
+    def read(book: PriceBook, tally: Tally, progress: Progress) -> Iterator[Attempt]:
+        found.extend(gathered(spans(tally, progress), options.overrides))
+        yield from charged(found, book, tools, tally)
+
+    def keep() -> None:
+        with closing(open_traces_file(data)) as traces:
+            for batch in in_traces(found):
+                traces.take(batch)
+
+    _run(read, files, options, Tally(), keep)
+
+
 def _need_files(files: Sequence[Path], paths: Sequence[Path], pattern: str) -> None:
     if not files:
         raise click.UsageError(f"no files {pattern} (or .gz) under {', '.join(map(str, paths))}")
 
 
-def _run(read: Reader, files: Sequence[Path], options: _Options, tally: Tally) -> None:
+def _nothing() -> None:
+    """For imports that keep nothing besides the calls."""
+
+
+def _run(
+    read: Reader, files: Sequence[Path], options: _Options, tally: Tally, keep: Callable[[], None] = _nothing
+) -> None:
     # The glue to the rest of the program stays here, so that `bursar import --help` loads none of it.
     from bursar.compose import open_books, open_prices
 
@@ -188,6 +250,8 @@ def _run(read: Reader, files: Sequence[Path], options: _Options, tally: Tally) -
     with nullcontext(None) if options.dry_run else open_books(options.data) as books, _progress(files) as progress:
         try:
             feed(read(book, tally, progress), books, summary)
+            if books is not None:
+                keep()
         except RowError as error:
             failure = (
                 f"{error}\nNothing of this file was booked. Repair it, or pass over bad rows with --on-error skip."

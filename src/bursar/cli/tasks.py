@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from bursar.views.asking import time_zone
-from bursar.views.feed import Step
 from bursar.views.measures import Measures
 from bursar.views.spend import ROWS_MAX, first_and_last, unpriced_reasons
-from bursar.views.tasks import Node, NoTask, SeveralTasks, TaskList, TaskTree, task, tasks
+from bursar.views.tasks import TaskList, tasks
+from bursar.views.trace import NoTask, SeveralTasks, TaskTree, task
 
 from . import output
 from .output import Column, Line, clean, compact, money
+from .task_trace import local, print_trace, tokens
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +26,6 @@ __all__ = ["task_command", "tasks_command"]
 _TABLE_ROWS: Final = 25
 _STEPS: Final = 200
 _WIDE: Final = 110
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @click.command("tasks")
@@ -64,6 +62,7 @@ _CSV_COLUMNS: Final = (
     *("task", "parent_task", "agent", "user", "session", "status", "first_at", "last_at"),
     *Measures().to_json(),
     *("errors", "sub_tasks", "all_calls", "all_errors", "all_unpriced_calls", "all_cost_usd"),
+    *("outcome", "value_usd"),
 )
 
 
@@ -87,11 +86,11 @@ def _print_tasks(console: Console, answer: TaskList, zone: tzinfo) -> None:
         Line(
             [
                 *(clean(text) for text in (row.task, row.parent, row.agent, row.user)),
-                _local(row.first_us, zone),
-                row.status,
+                local(row.first_us, zone),
+                clean(row.outcome or row.status),
                 compact(row.own.calls),
                 compact(row.errors) if row.errors else "",
-                compact(_tokens(row.own.input_tokens, row.own.output_tokens)),
+                compact(tokens(row.own.input_tokens, row.own.output_tokens)),
                 cost if row.own.attempts else "",
                 all_cost,
             ]
@@ -111,12 +110,15 @@ def _print_tasks(console: Console, answer: TaskList, zone: tzinfo) -> None:
 
 @click.command("task")
 @click.argument("id")
-@click.option("--limit", type=click.IntRange(min=1), default=_STEPS, show_default=True, help="At most this many steps.")
+@click.option("--limit", type=click.IntRange(min=1), default=_STEPS, show_default=True, help="At most this many lines.")
 @click.option("--json", "as_json", is_flag=True, help="The whole tree as JSON, exact.")
 @output.data_option
 @click.option("--tz", default="UTC", show_default=True, help="Time zone of times (IANA name).")
 def task_command(id: str, limit: int, as_json: bool, data: Path | None, tz: str) -> None:  # noqa: A002 -- the argument's name
-    """The steps of one task and of its sub-tasks. ID may be the beginning of the task's id."""
+    """The life of one task: what happened when, what it waited for, and where the money went.
+
+    ID may be the beginning of the task's id.
+    """
     from bursar.compose import open_queries
 
     with output.usage_errors(), open_queries(data) as queries:
@@ -132,133 +134,4 @@ def task_command(id: str, limit: int, as_json: bool, data: Path | None, tz: str)
             if as_json:
                 output.print_json(answer.to_json())
             else:
-                _print_tree(output.new_console(), answer, zone, limit)
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A line of the tree: a step, or the head of a sub-task."""
-
-    depth: int
-    item: Step | Node
-
-
-def _lines(node: Node, depth: int) -> Iterator[_Line]:
-    """The steps and sub-tasks of a node in the order they started."""
-    items: list[tuple[int, int, Step | Node]] = [(step.started_us, 0, step) for step in node.steps]
-    items += [(child.first_us, 1, child) for child in node.children]
-    for _, _, item in sorted(items, key=lambda entry: entry[:2]):
-        yield _Line(depth, item)
-        if isinstance(item, Node):
-            yield from _lines(item, depth + 1)
-
-
-def _print_tree(console: Console, tree: TaskTree, zone: tzinfo, limit: int) -> None:
-    root = tree.root
-    whole = root.total
-    console.print(f"Task {clean(root.task)}", style="bold")
-    facts = [
-        f"{name} {clean(value)}"
-        for name, value in (
-            ("agent", root.agent),
-            ("user", root.user),
-            ("session", root.session),
-            ("part of", root.parent),
-        )
-        if value
-    ]
-    facts.append(f"from {_local(root.first_us, zone)} for {_took(root)}")
-    console.print(", ".join(facts))
-    counts = [output.plural(tree.task_count, "task")] if tree.task_count > 1 else []
-    counts += [
-        output.plural(whole.calls, "call"),
-        f"{compact(_tokens(whole.input_tokens, whole.output_tokens))} tokens",
-    ]
-    if root.all_errors:
-        counts.append(output.plural(root.all_errors, "error"))
-    own = f" ({money(root.own.cost_nanousd)} itself)" if tree.task_count > 1 else ""
-    console.print(f"{money(whole.cost_nanousd)}{own}, {', '.join(counts)}")
-    console.print()
-    lines = list(_lines(root, 0))
-    _print_lines(console, root, lines[:limit])
-    hidden = len(lines) - len(lines[:limit]) + tree.steps_left_out
-    if hidden:
-        console.print(
-            f"{output.plural(hidden, 'more line')} in the sums but not shown; --limit shows more.", style="dim"
-        )
-    for circle in tree.circles:
-        console.print(f"A circle of parents was cut: {clean(circle)}.", style="yellow")
-    reasons: dict[str, int] = {}
-    for line in lines:
-        if isinstance(line.item, Step) and line.item.cost_nanousd is None:
-            reason = line.item.unpriced_reason or ""
-            reasons[reason] = reasons.get(reason, 0) + 1
-    top = sorted(reasons.items(), key=lambda pair: -pair[1])[:5]
-    output.print_notes(console, whole.unpriced_calls, whole.estimated_calls, top, 0)
-
-
-def _took(node: Node) -> str:
-    """From the first start to the last end of everything in a node."""
-    end_us = node.last_us
-    waiting = [node]
-    for current in waiting:
-        waiting.extend(current.children)
-        for step in current.steps:
-            end_us = max(end_us, step.started_us + int((step.latency_ms or 0) * 1000))
-    return output.duration((end_us - node.first_us) / 1000)
-
-
-def _print_lines(console: Console, root: Node, lines: list[_Line]) -> None:
-    columns = [
-        Column("Start", spare=4),
-        Column("Step", "text", width_min=32),
-        Column("Model", "text"),
-        Column("Result", "text", spare=6),
-        Column("Input", spare=2),
-        Column("Output", spare=3),
-        Column("Took", spare=5),
-        Column("Cost"),
-        Column("Share", spare=1),
-    ]
-    costs = output.aligned([_cost(line.item) for line in lines])
-    rows: list[Line] = []
-    for line, cost in zip(lines, costs, strict=True):
-        item = line.item
-        if isinstance(item, Node):
-            started_us, style = item.first_us, "bold"
-            name, model = f"> {item.task}" + (f" ({item.agent})" if item.agent else ""), ""
-            result = output.plural(item.all_errors, "error") if item.all_errors else ""
-            usage, took, nanousd = item.total, _took(item), item.total.cost_nanousd
-        else:
-            started_us, style = item.started_us, "" if item.status == "ok" else "red"
-            name, model = item.operation + (f" [{', '.join(item.tools)}]" if item.tools else ""), item.model
-            result = "" if item.status == "ok" else f"{item.status} {item.error}"
-            name += "" if item.status == "ok" else f" ({item.status})"
-            usage, took, nanousd = item, output.duration(item.latency_ms), item.cost_nanousd
-        cells = [
-            "+" + output.duration((started_us - root.first_us) / 1000),
-            "  " * line.depth + clean(name),
-            clean(model),
-            clean(result),
-            compact(usage.input_tokens),
-            compact(usage.output_tokens),
-            took,
-            cost,
-            output.percent(nanousd, root.total.cost_nanousd),
-        ]
-        rows.append(Line(cells, style))
-    output.print_table(console, columns, rows)
-
-
-def _cost(item: Step | Node) -> str:
-    if isinstance(item, Node):
-        return output.estimate(item.total.cost_nanousd, item.total.estimated_calls)
-    return output.estimate(item.cost_nanousd, item.estimated)
-
-
-def _tokens(one: int | None, other: int | None) -> int | None:
-    return None if one is None and other is None else (one or 0) + (other or 0)
-
-
-def _local(microseconds: int, zone: tzinfo) -> str:
-    return (_EPOCH + timedelta(microseconds=microseconds)).astimezone(zone).strftime("%Y-%m-%d %H:%M")
+                print_trace(output.new_console(), answer, zone, limit)

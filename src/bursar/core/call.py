@@ -33,6 +33,7 @@ __all__ = [
     "Reply",
     "Settled",
     "State",
+    "attempt_of",
     "observed",
 ]
 
@@ -116,25 +117,7 @@ class NeedsProvider:
 
     def next(self, reply: Reply, charge: Charge) -> NeedsSettlement:
         """``charge`` is the price of ``reply.reading``. The same step serves an answer, an error and a cancellation."""
-        if not reply.left:
-            return NeedsSettlement(self.opening, None, self.held)
-        reading = reply.reading
-        return NeedsSettlement(
-            self.opening,
-            Attempt(
-                opening=self.opening,
-                status=reply.status,
-                charge=charge,
-                latency_ms=reply.latency_ms,
-                first_token_ms=reply.first_token_ms,
-                http_status=reply.http_status,
-                error=reading.error,
-                response_id=reading.response_id,
-                finish=reading.finish,
-                tools=reading.tools,
-            ),
-            self.held,
-        )
+        return NeedsSettlement(self.opening, attempt_of(self.opening, reply, charge) if reply.left else None, self.held)
 
 
 @valueclass
@@ -165,6 +148,23 @@ class Refused:
 
 State: TypeAlias = Arrived | NeedsHold | NeedsProvider | NeedsSettlement | Settled | Refused
 Done: TypeAlias = Settled | Refused
+
+
+def attempt_of(opening: Opening, reply: Reply, charge: Charge) -> Attempt:
+    """The ledger row of an attempt that left."""
+    reading = reply.reading
+    return Attempt(
+        opening=opening,
+        status=reply.status,
+        charge=charge,
+        latency_ms=reply.latency_ms,
+        first_token_ms=reply.first_token_ms,
+        http_status=reply.http_status,
+        error=reading.error,
+        response_id=reading.response_id,
+        finish=reading.finish,
+        tools=reading.tools,
+    )
 
 
 def observed(attempt: Attempt) -> NeedsSettlement:

@@ -7,6 +7,8 @@ Rule 3: an ending without a hold is an *observed* attempt: it happened elsewhere
 Rule 4: every ending but void leaves one ledger row, and the row is the ending's payload: the ledger can be rebuilt.
 Rule 5: an attempt is posted to everything, its tasks and its budgets; its ending is posted where its hold was, also when
         a window has changed in between.
+Rule 6: an observed attempt that turns out not to be one of its own (a nearer door has charged it, it was a sum of others) is
+        *retracted*: an entry takes back all it changed, and the ledger's row goes with it. Nothing else is ever taken back.
 """
 
 from __future__ import annotations
@@ -18,14 +20,28 @@ from .prices import Charge
 from .scopes import Scope
 from .values import valueclass
 
-__all__ = ["ENDINGS", "Attempt", "Door", "Ending", "EntryKind", "Opening", "Status", "accounts", "admitted_opening"]
+__all__ = [
+    "ENDINGS",
+    "SDK_PREFIX",
+    "Attempt",
+    "Door",
+    "Ending",
+    "EntryKind",
+    "Opening",
+    "Status",
+    "accounts",
+    "admitted_opening",
+]
 
 Door: TypeAlias = Literal["gateway", "sdk", "otlp", "import"]
-EntryKind: TypeAlias = Literal["hold", "extend", "settle", "void", "expire", "adjust", "rollup"]
+EntryKind: TypeAlias = Literal["hold", "extend", "settle", "void", "expire", "adjust", "retract", "rollup"]
 Ending: TypeAlias = Literal["settle", "void", "expire"]
 Status: TypeAlias = Literal["ok", "error", "cancelled", "cut", "ended", "expired"]
 """How an attempt ended: answered; refused or failed by the provider; the client went away; the provider broke off; we
 ended the stream because its budget had no more; the process died and the sweeper closed it."""
+
+SDK_PREFIX: Final = "sdk-"
+"""What the ids begin with of attempts that agents' own processes make: they live on when a server stops."""
 
 ENDINGS: Final[tuple[Ending, ...]] = ("settle", "void", "expire")
 

@@ -53,13 +53,16 @@ Terms: TypeAlias = tuple[tuple[str, str], ...]
 def _basis(name: str, dimensions: frozenset[str]) -> int:
     if "tokens" in dimensions or "characters" in dimensions:
         return 1_000_000
-    if "duration" in dimensions or "machine" in dimensions:
+    if "duration" in dimensions or "machine" in dimensions or "tool_time" in dimensions:
         return 3_600_000
-    return 1 if name == "images" else 1_000
+    if "tool_size" in dimensions:
+        return 1_000_000
+    return 1 if name in ("images", "tool_calls", "tool_units") else 1_000
 
 
 BASIS: Final[dict[str, int]] = {unit.name: _basis(unit.name, unit.dimensions) for unit in UNITS}
-"""How many units a listed price buys: tokens and characters per million, time per hour, the rest per thousand."""
+"""How many units a listed price buys: tokens, characters and bytes per million, time per hour, images and tools per
+piece, the rest per thousand."""
 
 MODEL_LENGTH_MAX: Final = 1_000
 """A longer name is none: no provider has such a model, and what is remembered per model stays small."""

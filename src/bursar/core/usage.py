@@ -63,6 +63,10 @@ UNITS: Final[tuple[Unit, ...]] = (
     _unit("document_pages", "pages", "input"),
     _unit("annotated_document_pages", "pages", "input", "page:annotated"),
     _unit("input_messages", "messages", "input"),
+    _unit("tool_calls", "tool_call"),
+    _unit("tool_units", "tool_unit"),
+    _unit("tool_bytes", "tool_size"),
+    _unit("tool_ms", "tool_time"),
 )
 """Every billable unit, in the order of the fields of ``Usage``."""
 
@@ -112,6 +116,10 @@ class Usage(NamedTuple):
     document_pages: int = 0
     annotated_document_pages: int = 0
     input_messages: int = 0
+    tool_calls: int = 0
+    tool_units: int = 0
+    tool_bytes: int = 0
+    tool_ms: int = 0
 
     def counts(self) -> dict[str, int]:
         """The units that are not zero, by name."""

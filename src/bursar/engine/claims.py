@@ -17,8 +17,9 @@ import msgspec
 
 from bursar.core.admission import Admitted, Claim, Offer
 from bursar.core.budgets import Budget, TaskLimit
-from bursar.core.ladder import Changes
+from bursar.core.ladder import UNCHANGED, Changes
 from bursar.core.ledger import Attempt, Opening, admitted_opening
+from bursar.core.money import NanoUSD, Rate
 from bursar.core.policy import (
     OUTPUT_TOKENS_ASSUMED,
     OUTPUT_TOKENS_MAX,
@@ -92,6 +93,26 @@ class Claims:
             final=final,
             task=task,
             long_cache=_LONG_CACHE in asking.facts.writes_cache,
+        )
+
+    def claim_fee(
+        self, rulebook: Rulebook, opening: Opening, fee: NanoUSD | None, *, task: TaskLimit | None, final: bool
+    ) -> Claim | None:
+        """The claim of a tool call that costs ``fee`` at most (None: nobody knows). None where no budget can look at it."""
+        scope = opening.scope
+        budgets = tuple([budget for budget in rulebook.budgets if budget.covers(scope)]) if rulebook.budgets else ()
+        if not budgets and not scope.task:
+            return None
+        offer = Offer(UNCHANGED, fee, 0, Rate(0, 1), 0, 0, clampable=False)
+        return Claim(
+            budgets=budgets,
+            scope=scope,
+            at_us=opening.started_us,
+            offer=lambda _changes: offer,
+            opened=lambda _admitted: opening,
+            model=opening.model_asked,
+            final=final,
+            task=task,
         )
 
     def learn(self, attempt: Attempt, facts: RequestFacts) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from bursar.core.admission import Refusal
+from bursar.core.admission import Claim, Crowded, Refusal
 from bursar.core.budgets import Budget, Standing, TaskLimit
 from bursar.core.call import Held, NeedsHold, NeedsMore, NeedsProvider, NeedsSettlement, NotHeld, Reply
 from bursar.core.deliveries import Outcome
 from bursar.core.ledger import Attempt
 from bursar.core.money import NanoUSD
+from bursar.core.observations import Observation, TaskOutcome
 from bursar.core.scopes import Scope
 from bursar.core.values import valueclass
 
 if TYPE_CHECKING:  # stores do not need the wire
+    from bursar.core.tool_prices import ToolPrice
     from bursar.wire.dialect import Dialect, RequestFacts
+    from bursar.wire.otlp import Export, MetricExport
+
+    from .permits import Ask, Ended, Permit
 
 __all__ = [
     "Allowance",
@@ -39,6 +45,14 @@ __all__ = [
     "Sink",
     "SyncBooks",
     "TaskStanding",
+    "TaskUse",
+    "ThreadBooks",
+    "TraceIntake",
+    "TraceLedger",
+    "TraceOutbox",
+    "TraceRows",
+    "Traces",
+    "Treasury",
     "Upstream",
     "VirtualKey",
 ]
@@ -65,6 +79,102 @@ class SyncBooks(Protocol):
     def observe(self, attempts: Iterable[Attempt]) -> int:
         """Book attempts that already happened. Returns how many were new; known ids change nothing."""
         ...
+
+
+@valueclass
+class TaskUse:
+    """What a task used, everything below it included, and what is left for it: the least that it and those above it have
+    left. None: no limit. Nano-USD; ``unpriced`` counts calls without a known charge."""
+
+    spent: NanoUSD
+    held: NanoUSD
+    left: int | None
+    unpriced: int = 0
+
+
+class ThreadBooks(Protocol):
+    """The books for the threads of an agent's own process. Any thread may call. All but ``later`` and ``observe`` raise
+    BooksError."""
+
+    def hold(self, need: NeedsHold) -> Held | NotHeld | Crowded:
+        """All its budgets or none, committed before it returns. Never waits for others."""
+        ...
+
+    def extend(self, need: NeedsMore) -> Refusal | None: ...
+
+    def later(self, operation: NeedsHold | NeedsSettlement) -> None:
+        """Enter a hold that no budget looks at, or an ending, within a moment."""
+        ...
+
+    def observe(self, attempt: Attempt, claim: Claim | None) -> None:
+        """Book what already happened, within a moment; it counts toward the budgets of the claim."""
+        ...
+
+    def place(self, tasks: Sequence[TaskLimit]) -> None:
+        """Enter tasks with where they stand and what limit they have, the top first."""
+        ...
+
+    def task_use(self, task: str) -> TaskUse: ...
+
+    def limited_tasks(self) -> AbstractSet[str]:
+        """Tasks known to have limits of their own. Asks nobody."""
+        ...
+
+    def wake(self) -> None:
+        """Something waits that the thread of the books is to write beside them."""
+        ...
+
+    def flush(self, timeout_s: float) -> bool: ...
+
+    def close(self, timeout_s: float) -> bool: ...
+
+
+class Treasury(Protocol):
+    """Where a door in the agent's own process holds and settles: the books of this machine, or a server. Any thread may
+    call; nothing but ``hold``, ``extend``, ``task_use``, ``flush`` and ``close`` waits for anything."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether these wait for a network: then an event loop must call them in a thread."""
+        ...
+
+    def hold(self, ask: Ask) -> Permit | NotHeld | Crowded:
+        """Crowded: ask again a moment later. Never raises."""
+        ...
+
+    def extend(self, permit: Permit, to_tokens: int) -> str:
+        """Hold for more output tokens of a running stream: "" when that is done, else why not. Never raises."""
+        ...
+
+    def settle(self, ended: Ended) -> None:
+        """The ending of a permitted call."""
+        ...
+
+    def observe(self, ended: Ended) -> None:
+        """A call that was made without asking."""
+        ...
+
+    def tool_price(self, tool: str) -> ToolPrice | None:
+        """What is known of a tool's price without asking anybody: a permit knows more."""
+        ...
+
+    def note(self, observations: Sequence[Observation], outcomes: Sequence[TaskOutcome] = ()) -> None:
+        """The shape of tasks, and what became of them."""
+        ...
+
+    def place(self, tasks: Sequence[TaskLimit]) -> None:
+        """Let the books know of tasks before anything is asked for them, the top first. Never raises."""
+        ...
+
+    def task_use(self, task: str) -> TaskUse:
+        """Raises BooksError."""
+        ...
+
+    def flush(self, timeout_s: float) -> bool:
+        """Whether everything is where it belongs."""
+        ...
+
+    def close(self, timeout_s: float) -> bool: ...
 
 
 class Upstream(Protocol):
@@ -189,6 +299,58 @@ class Keys(Protocol):
     def find(self, secret: str) -> VirtualKey | None:
         """Raises BooksError when the keys cannot be read."""
         ...
+
+
+class Traces(Protocol):
+    """Where the shape of tasks is kept: what happened when, below what, and what became of it."""
+
+    def take(self, observations: Sequence[Observation], outcomes: Sequence[TaskOutcome] = ()) -> None:
+        """Durable before it returns. Raises BooksError, and then nothing was taken."""
+        ...
+
+
+class TraceIntake(Protocol):
+    """Takes in what telemetry says, to be decided in a while."""
+
+    @property
+    def retry_after_s(self) -> int | None:
+        """When to come again, where too much waits already."""
+        ...
+
+    async def take(self, signal: str, read: Callable[[], Export], key: VirtualKey | None, /) -> Export:
+        """Read, and keep before this returns. Raises what ``read`` raises, or BooksError, and then nothing was taken."""
+        ...
+
+    async def take_points(self, read: Callable[[], MetricExport], key: VirtualKey | None, /) -> MetricExport: ...
+
+
+@valueclass
+class TraceRows:
+    """Part of a trace on its way to the ledger: one JSON object a line. ``revised``: some were there before."""
+
+    sequence: int
+    lines: bytes
+    revised: bool
+
+
+class TraceOutbox(Protocol):
+    """What is to be known of traces, in the order it was decided."""
+
+    def last_sequence(self) -> int: ...
+
+    def rows_after(self, sequence: int, limit: int) -> list[TraceRows]: ...
+
+
+class TraceLedger(Protocol):
+    """The ledger's side of traces. One writer at a time."""
+
+    def trace_position(self) -> int: ...
+
+    def append_traces(self, rows: Sequence[TraceRows]) -> None:
+        """Rows that are there already are replaced, and the last sequence remembered, in one transaction."""
+        ...
+
+    def restart_traces(self) -> None: ...
 
 
 class Ledger(Protocol):

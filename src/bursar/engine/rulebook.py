@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from bursar.core.budgets import Budget
 from bursar.core.prices import PriceBook, Terms
+from bursar.core.tool_prices import ToolPrices
 from bursar.wire.providers import Provider
 
 __all__ = ["ProviderRule", "Rulebook"]
+
+NO_TOOL_PRICES: Final = ToolPrices()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +40,4 @@ class Rulebook:
     machine_priced: frozenset[str] = frozenset()
     budgets: tuple[Budget, ...] = ()
     call_timeout_s: int = 1_800
+    tools: ToolPrices = NO_TOOL_PRICES

@@ -1,18 +1,21 @@
 """What calls are for and which trace they belong to, as HTTP headers, W3C baggage and the environment say it.
 
 Rule 1: our own names are ``x-bursar-COLUMN`` headers and ``bursar.COLUMN`` baggage; the common names of others are read too.
-Rule 2: hostile or oversized values are cut or left out: attribution never fails a call, and never invents a value.
+Rule 2: nearer wins: x-bursar-* headers, then W3C baggage, then the body's user and metadata, then the defaults.
+Rule 3: hostile or oversized values are cut or left out: attribution never fails a call, and never invents a value.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import quote, unquote
 
-from bursar.core.scopes import LABELS_MAX, SCOPE_COLUMNS, VALUE_LENGTH_MAX, Scope
+from bursar.core.scopes import LABELS_MAX, NOBODY, SCOPE_COLUMNS, VALUE_LENGTH_MAX, Scope
 from bursar.core.values import valueclass
+
+from .dialect import RequestFacts
 
 __all__ = [
     "BAGGAGE_COLUMNS",
@@ -21,6 +24,7 @@ __all__ = [
     "HEADER_PREFIX",
     "NO_TRACE",
     "Trace",
+    "attribute",
     "clean",
     "put_label",
     "read_baggage",
@@ -28,6 +32,7 @@ __all__ = [
     "scope_baggage",
     "scope_headers",
     "take_baggage",
+    "take_members",
 ]
 
 HEADER_PREFIX: Final = "x-bursar-"
@@ -92,6 +97,29 @@ def put_label(labels: dict[str, str], name: str, value: str) -> None:
         labels.setdefault(name, clean(value))
 
 
+def attribute(headers: Iterable[tuple[str, str]], baggage: str, facts: RequestFacts, defaults: Scope = NOBODY) -> Scope:
+    """The scope of a call. ``headers`` are the request's, names in lower case; ``defaults`` the virtual key's scope."""
+    columns: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    for name, value in headers:
+        if name.startswith(HEADER_PREFIX):
+            column = HEADER_COLUMNS.get(name)
+            if column is not None:
+                columns[column] = clean(value)
+            elif name.startswith(HEADER_LABEL):
+                put_label(labels, name[len(HEADER_LABEL) :], value)
+    if baggage:
+        take_baggage(baggage, columns, labels)
+    for column in ("task", "session", "user", "agent", "team", "project"):
+        if not columns.get(column) and (value := getattr(facts, column)):
+            columns[column] = clean(value)
+    for name, value in facts.labels:
+        put_label(labels, name, value)
+    if not columns and not labels:
+        return defaults
+    return Scope(labels=tuple(sorted(labels.items())), **columns).over(defaults)
+
+
 def read_baggage(header: str) -> list[tuple[str, str]]:
     """The members of a W3C ``baggage`` header; malformed ones are left out (https://www.w3.org/TR/baggage/)."""
     members: list[tuple[str, str]] = []
@@ -104,7 +132,12 @@ def read_baggage(header: str) -> list[tuple[str, str]]:
 
 def take_baggage(header: str, columns: dict[str, str], labels: dict[str, str]) -> None:
     """Add the scope columns and labels that a baggage header names, where they are not known yet."""
-    for name, value in read_baggage(header):
+    take_members(read_baggage(header), columns, labels)
+
+
+def take_members(members: Iterable[tuple[str, str]], columns: dict[str, str], labels: dict[str, str]) -> None:
+    """The same for the members of baggage that was read already."""
+    for name, value in members:
         column = BAGGAGE_COLUMNS.get(name)
         if column is not None:
             columns.setdefault(column, clean(value))

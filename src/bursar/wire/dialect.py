@@ -41,6 +41,7 @@ __all__ = [
     "make_terms",
     "mapping",
     "named",
+    "refused_reading",
     "scope_facts",
     "unreadable",
     "with_request",
@@ -311,6 +312,17 @@ def with_request(reading: Reading, facts: RequestFacts) -> Reading:
     if not more and (reading.model or not facts.model):
         return reading
     return replace(reading, model=reading.model or facts.model, terms=tuple(sorted(reading.terms + more)))
+
+
+def refused_reading(reading: Reading, status: int) -> Reading:
+    """The reading of an answer that refuses (4xx, 5xx): it is billed only where it states a usage."""
+    return Reading(
+        usage=reading.usage,
+        model=reading.model,
+        response_id=reading.response_id,
+        error=reading.error or f"HTTP {status}",
+        billed=reading.usage is not None,
+    )
 
 
 # --- requests ---------------------------------------------------------------------------------------------------

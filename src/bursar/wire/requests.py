@@ -17,7 +17,7 @@ __all__ = ["free_facts", "is_free", "read_facts"]
 
 _FREE: Final = re.compile(
     r"(/count_tokens|:countTokens|/files|/files/[^/]+/.*|/uploads(/.*)?|/batches/[^/]+/cancel|/moderations"
-    r"|/responses/[^/]+/cancel|/responses/input_tokens|/vector_stores(/.*)?|/cachedContents(/.*)?)$"
+    r"|/traces/ingest|/responses/[^/]+/cancel|/responses/input_tokens|/vector_stores(/.*)?|/cachedContents(/.*)?)$"
 )
 _MULTIPART_MODEL: Final = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,200})\r\n')
 _LOOKED_AT_BYTES: Final = 65_536

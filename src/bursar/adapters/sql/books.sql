@@ -4,7 +4,7 @@ CREATE TABLE IF NOT EXISTS entry (
     sequence INTEGER PRIMARY KEY,        -- grows in the order of commits; the newest entry is never deleted, so no number returns
     attempt_id TEXT NOT NULL,
     stage INTEGER NOT NULL,              -- 0 the hold, 1 the ending, 2 a correction, 3 a rollup, 4 and on: extensions of the hold
-    kind TEXT NOT NULL,                  -- hold | extend | settle | void | expire | adjust | rollup
+    kind TEXT NOT NULL,                  -- hold | extend | settle | void | expire | adjust | retract | rollup
     at_us INTEGER NOT NULL,
     held_nanousd INTEGER NOT NULL,       -- change of what is held
     spent_nanousd INTEGER NOT NULL,      -- change of what is spent

@@ -1,4 +1,5 @@
 -- Takes a file of rows, one JSON object a line, in order. Rows up to the position are passed over: shipping twice changes nothing.
+-- A row that takes another one back is entered only where that has been summed up already (ledger_retract.sql went before).
 INSERT INTO attempt
 SELECT sequence, attempt_id, call_id, coalesce(number, 1), coalesce(kind, 'model'), door, operation, make_timestamp(started_us),
        provider, model_asked, model, coalesce(org, ''), coalesce(team, ''), coalesce(project, ''), coalesce("user", ''),
@@ -36,6 +37,7 @@ FROM read_json($path, format = 'newline_delimited', maximum_object_size = 671088
     'price_book': 'VARCHAR', 'notes': 'VARCHAR[]', 'estimated': 'BOOLEAN', 'latency_ms': 'DOUBLE',
     'first_token_ms': 'DOUBLE', 'status': 'VARCHAR', 'http_status': 'INTEGER', 'error': 'VARCHAR',
     'response_id': 'VARCHAR', 'finish': 'VARCHAR', 'tools': 'VARCHAR[]', 'stream': 'BOOLEAN', 'trace_id': 'VARCHAR',
-    'span_id': 'VARCHAR', 'decision': 'VARCHAR'
+    'span_id': 'VARCHAR', 'decision': 'VARCHAR', 'retracts': 'VARCHAR', 'retracts_sequence': 'BIGINT'
 })
 WHERE sequence > (SELECT last_sequence FROM position)
+  AND sequence NOT IN (SELECT sequence FROM taken_back)

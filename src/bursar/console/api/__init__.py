@@ -19,7 +19,8 @@ from bursar.views.asking import BadQuestion, Span, moment, time_zone
 from bursar.views.feed import FEED_MAX, feed
 from bursar.views.overview import overview
 from bursar.views.spend import spend
-from bursar.views.tasks import NoTask, SeveralTasks, TaskTree, task, tasks
+from bursar.views.tasks import tasks
+from bursar.views.trace import NoTask, SeveralTasks, TaskTree, task
 
 from .budgets import BUDGET_PATHS, Request, handle_budgets, methods_of
 from .openapi import LIMITS, OPENAPI

@@ -35,6 +35,7 @@ _COST: Final[Schema] = {
     "pattern": r"^-?\d+(\.\d{1,9})?$",
     "description": "Exact decimal USD of the priced part; null when nothing is priced.",
 }
+_VALUE: Final[Schema] = {**_COST, "description": "Exact decimal USD that the outcome was worth; null: not said."}
 _SHARE: Final[Schema] = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
 _AMOUNT: Final[Schema] = {
     "type": ["string", "integer"],
@@ -139,6 +140,8 @@ _SCHEMAS: Final[dict[str, Schema]] = {
             **_FIGURES,
             **dict.fromkeys(("errors", "sub_tasks", "all_calls", "all_errors", "all_unpriced_calls"), _COUNT),
             "all_cost_usd": _COST,
+            "outcome": {**_TEXT, "description": "The latest word on what became of it; empty when there is none."},
+            "value_usd": _VALUE,
         }
     ),
     "Tasks": _object(
@@ -150,18 +153,66 @@ _SCHEMAS: Final[dict[str, Schema]] = {
         }
     ),
     "Attempt": _object(_STEP),
-    "Step": _object({**_STEP, "offset_ms": {"type": "integer"}, "share": _SHARE}),
+    "Step": _object({**_STEP, "offset_ms": {"type": "integer"}, "critical_ms": _COUNT, "share": _SHARE}),
+    "Outcome": {
+        **_object({"outcome": _TEXT, "value_usd": _VALUE, "note": _TEXT, "at": _TIME}),
+        "type": ["object", "null"],
+    },
     "Node": _object(
         {
+            "kind": {"enum": ["task", "agent", "step", "tool", "model"]},
+            **dict.fromkeys(("name", "error", "trace_id", "span_id"), _TEXT),
             **_TASK,
+            "size_bytes": _COUNT_OR_NULL,
             "offset_ms": {"type": "integer"},
+            "duration_ms": _COUNT,
+            "critical_ms": {**_COUNT, "description": "How long the critical path was in this itself."},
             "share": _SHARE,
             "errors": _COUNT,
             "all_errors": _COUNT,
+            "outcome": _ref("Outcome"),
             "own": _ref("FullFigures"),
             "total": _ref("FullFigures"),
             "steps": _list(_ref("Step")),
             "children": _list(_ref("Node")),
+        }
+    ),
+    "CriticalPath": _object(
+        {
+            **dict.fromkeys(("duration_ms", "model_ms", "tool_ms", "own_ms"), _COUNT),
+            "steps": _list(
+                _object(
+                    {
+                        **dict.fromkeys(("kind", "name", "task", "span_id", "attempt_id"), _TEXT),
+                        "offset_ms": _COUNT,
+                        "duration_ms": _COUNT,
+                        "share": _SHARE,
+                    }
+                )
+            ),
+            "steps_left_out": _COUNT,
+        }
+    ),
+    "Finding": _object(
+        {
+            "kind": {"enum": ["context_growth", "cache_miss", "repeated_tool", "failed_billed", "retry"]},
+            **dict.fromkeys(("task", "agent", "model", "tool"), _TEXT),
+            "amount_usd": {**_COST, "description": "A part of what was spent; null is not known. Findings overlap."},
+            "estimated": _FLAG,
+            "unknown_steps": {**_COUNT, "description": "Steps whose part is not known and not in the amount."},
+            "text": _TEXT,
+            "step_count": _COUNT,
+            "steps": _list(
+                _object(
+                    {
+                        **dict.fromkeys(("attempt_id", "span_id"), _TEXT),
+                        "offset_ms": {"type": "integer"},
+                        "input_tokens": _COUNT_OR_NULL,
+                        "tokens": {**_COUNT_OR_NULL, "description": "Those of its input that the finding is about."},
+                        "amount_usd": _COST,
+                    }
+                )
+            ),
         }
     ),
     "TaskTree": {
@@ -169,9 +220,15 @@ _SCHEMAS: Final[dict[str, Schema]] = {
             _ref("Node"),
             _object(
                 {
-                    "tasks": _COUNT,
-                    "circles": _list(_TEXT),
-                    "steps_left_out": _COUNT,
+                    **dict.fromkeys(("tasks", "spans"), _COUNT),
+                    **dict.fromkeys(("circles", "notes"), _list(_TEXT)),
+                    "critical_path": _ref("CriticalPath"),
+                    "findings": _list(_ref("Finding")),
+                    **dict.fromkeys(("findings_left_out", "steps_left_out", "spans_left_out"), _COUNT),
+                    "attempts_not_looked_at": {
+                        **_COUNT,
+                        "description": "Attempts past those that findings and critical path are about.",
+                    },
                     "tasks_left_out": _FLAG,
                 }
             ),
@@ -351,7 +408,7 @@ OPENAPI: Final[Schema] = {
         ),
         "/api/v1/tasks": _get("Tasks, dearest first", "Tasks", *_SPAN, _TZ, _limit("tasks")),
         "/api/v1/tasks/{id}": _get(
-            "A task with its steps and sub-tasks",
+            "The whole life of a task: its tree, critical path, findings and outcome",
             "TaskTree",
             _parameter("id", "The task's id, or its beginning.", place="path"),
             problems=("404", "409"),

@@ -19,6 +19,7 @@ _TYPES: Final = {
     "app.js": "text/javascript; charset=utf-8",
     "budgets.js": "text/javascript; charset=utf-8",
     "parts.js": "text/javascript; charset=utf-8",
+    "task.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 _FILES: Final = {"/": "index.html", **{f"/console/{name}": name for name in _TYPES if name != "index.html"}}

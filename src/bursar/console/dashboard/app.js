@@ -1,13 +1,13 @@
 // The console's page. It asks the API and shows the answer; it computes no money but for its digits.
 import { showApprovals, showBudgets } from "./budgets.js";
 import {
-  ask, compact, cost, duration, fail, fill, id, live, make, money, nano, percent, plural, POLL_MS, ratio, state, svg, tokens,
-  when,
+  ask, compact, cost, costCell, duration, fail, fill, id, live, make, money, nano, percent, plural, POLL_MS, ratio, state, svg,
+  tokens, when,
 } from "./parts.js";
+import { taskLink } from "./task.js";
 
 const OVERVIEW_MS = 60000;
 const FEED_ROWS = 50;
-const TREE_ROWS = 1000;
 const tz = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 
 let lastSequence = null;
@@ -18,20 +18,6 @@ let polling = false;
 let days = [];
 
 // --- tables ----------------------------------------------------------------------------------------------
-
-function costCell(row) {
-  const some = row.unpriced_calls > 0 && row.cost_usd !== null;
-  return make(
-    "td",
-    { class: row.cost_usd === null ? "number warn" : "number" },
-    cost(row),
-    some ? make("span", { class: "small warn" }, `+ ${row.unpriced_calls.toLocaleString("en-US")} unpriced`) : "",
-  );
-}
-
-function taskLink(name) {
-  return make("button", { type: "button", class: "link", click: () => openTask(name) }, name);
-}
 
 function showTable(table, by, answer) {
   const most = answer.rows.reduce((max, row) => Math.max(max, ratio(row.cost_usd, answer.total.cost_usd)), 0);
@@ -248,73 +234,6 @@ async function showFeed() {
   return news.length > 0;
 }
 
-// --- one task --------------------------------------------------------------------------------------------
-
-function stepRows(node, depth, rows) {
-  const items = [
-    ...node.steps.map((step) => ({ at: step.offset_ms, order: 0, step })),
-    ...node.children.map((child) => ({ at: child.offset_ms, order: 1, child })),
-  ].sort((one, other) => one.at - other.at || one.order - other.order);
-  for (const { step, child } of items) {
-    const row = step || { ...child.total, offset_ms: child.offset_ms, share: child.share };
-    const name = step ? step.operation : child.task;
-    const detail = step
-      ? [step.model, ...(step.tools.length ? [`tools: ${step.tools.join(", ")}`] : [])].join("; ")
-      : [child.agent, plural(child.total.calls, "call"), child.all_errors ? plural(child.all_errors, "error") : ""]
-        .filter(Boolean).join(", ");
-    const cell = make("td", { class: "name" }, name, make("span", { class: "small" }, detail),
-      step && step.status !== "ok" ? make("span", { class: "small bad" }, `${step.status} ${step.error}`) : "",
-      step && step.cost_usd === null ? make("span", { class: "small warn" }, step.unpriced_reason || "") : "");
-    cell.style.paddingLeft = `${Math.min(depth, 12) * 18}px`;
-    const flags = step ? { ...step, estimated_calls: step.estimated ? 1 : 0, unpriced_calls: 0 } : child.total;
-    rows.push(make(
-      "tr",
-      { class: step ? "" : "node" },
-      cell,
-      make("td", { class: "number quiet optional" }, `+${duration(row.offset_ms)}`),
-      make("td", { class: "number optional" }, compact(row.input_tokens)),
-      make("td", { class: "number optional" }, compact(row.output_tokens)),
-      make("td", { class: "number optional" }, step ? duration(step.latency_ms) : ""),
-      costCell(flags),
-      make("td", { class: "number quiet" }, percent(row.share, row.cost_usd)),
-    ));
-    if (child) stepRows(child, depth + 1, rows);
-  }
-}
-
-async function openTask(name) {
-  const dialog = id("task");
-  id("task-title").textContent = name;
-  id("task-facts").textContent = "asking \u2026";
-  id("task-notes").replaceChildren();
-  id("task-steps").replaceChildren();
-  if (!dialog.open) dialog.showModal();
-  try {
-    const tree = await ask(`tasks/${encodeURIComponent(name)}`);
-    const facts = [
-      cost(tree.total) + (tree.tasks > 1 ? ` with ${plural(tree.tasks - 1, "sub-task")}, ${cost(tree.own)} itself` : ""),
-      plural(tree.total.calls, "call"), `${compact(tokens(tree.total))} tokens`, `from ${when(tree.first_at)}`,
-      tree.agent && `agent ${tree.agent}`, tree.user && `user ${tree.user}`, tree.session && `session ${tree.session}`,
-      tree.parent_task && `part of ${tree.parent_task}`, tree.all_errors && plural(tree.all_errors, "error"),
-    ];
-    id("task-title").textContent = tree.task;
-    id("task-facts").textContent = facts.filter(Boolean).join("; ");
-    const rows = [];
-    stepRows(tree, 0, rows);
-    const left = Math.max(0, rows.length - TREE_ROWS) + tree.steps_left_out;
-    const notes = tree.circles.map((circle) => `A circle of parents was cut: ${circle}.`);
-    if (tree.total.unpriced_calls) notes.push(`${plural(tree.total.unpriced_calls, "call")} unpriced and not in the amount.`);
-    if (tree.total.estimated_calls) notes.push(`~ ${plural(tree.total.estimated_calls, "call")} estimated.`);
-    if (left) notes.push(`${plural(left, "more line")} not shown but in the sums.`);
-    id("task-notes").replaceChildren(...notes.map((note) => make("p", { class: "warn" }, note)));
-    const columns = [["Step", ""], ["Start", "number optional"], ["Input", "number optional"], ["Output", "number optional"],
-      ["Took", "number optional"], ["Cost", "number"], ["Share", "number"]];
-    fill(id("task-steps"), columns, rows.slice(0, TREE_ROWS), "No steps.");
-  } catch (problem) {
-    id("task-facts").textContent = problem.message;
-  }
-}
-
 // --- staying up to date ----------------------------------------------------------------------------------
 
 async function poll() {
@@ -342,7 +261,6 @@ id("periods").addEventListener("click", (event) => {
   chosen = true;
   showOverview().catch(fail);
 });
-id("task-close").addEventListener("click", () => id("task").close());
 new ResizeObserver(() => days.length && showChart()).observe(id("chart"));
 id("export").textContent = `export OPENAI_BASE_URL=${location.origin}/v1`;
 setInterval(poll, POLL_MS);

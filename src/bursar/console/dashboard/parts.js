@@ -156,3 +156,13 @@ export function fill(table, columns, rows, none) {
   const body = rows.length ? rows : [make("tr", {}, make("td", { class: "quiet", colspan: columns.length }, none))];
   table.replaceChildren(make("thead", {}, head), make("tbody", {}, ...body));
 }
+
+export function costCell(row) {
+  const some = row.unpriced_calls > 0 && row.cost_usd !== null;
+  return make(
+    "td",
+    { class: row.cost_usd === null ? "number warn" : "number" },
+    cost(row),
+    some ? make("span", { class: "small warn" }, `+ ${row.unpriced_calls.toLocaleString("en-US")} unpriced`) : "",
+  );
+}

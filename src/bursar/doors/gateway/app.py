@@ -15,31 +15,31 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import Final, NamedTuple
 
 from bursar.core.admission import Claim
-from bursar.core.call import Arrived, Refused, Reply, Settled
+from bursar.core.call import Arrived, Refused, Settled
 from bursar.core.errors import BooksError
 from bursar.core.ledger import Opening
 from bursar.core.money import decimal_text
-from bursar.core.policy import estimate
-from bursar.core.prices import MODEL_LENGTH_MAX, Charge, charge
+from bursar.core.prices import MODEL_LENGTH_MAX
 from bursar.core.refusals import refusal_details, refusal_text
 from bursar.core.scopes import NOBODY, Scope
 from bursar.core.tallies import Tallies
-from bursar.engine.claims import Asking, Claims, decision
+from bursar.engine.asks import asking_of, estimate_of, price_reply
+from bursar.engine.callers import Caller, Unauthorized, identify
+from bursar.engine.claims import Claims, decision
 from bursar.engine.drive import drive
 from bursar.engine.ports import Books, HttpClient, HttpRequest, HttpUpstream, Keys
 from bursar.engine.rsgi import HttpProtocol, HttpScope
 from bursar.engine.rulebook import Rulebook
-from bursar.wire.context import read_trace
+from bursar.wire.context import attribute, read_trace
 from bursar.wire.dialect import BadRequest, RequestFacts
 from bursar.wire.providers import dialect_by_id
 from bursar.wire.requests import free_facts, is_free, read_facts
 
-from .attribution import attribute, is_final, read_task
-from .auth import Caller, Unauthorized, identify, upstream_headers
+from .attribution import is_final, read_task
+from .auth import upstream_headers
 from .metrics import Metrics
 from .outgoing import Outgoing, budget_headers
 from .routes import Route, model_provider, resolve
@@ -222,7 +222,7 @@ class Gateway:
         watcher = _watch(protocol) if facts.stream else None
         try:
             done = await drive(
-                Arrived(opening, claim), self._books, upstream, lambda o, r: _price(o, r, route, rulebook)
+                Arrived(opening, claim), self._books, upstream, lambda o, r: price_reply(rulebook, o, r, route.path)
             )
         except asyncio.CancelledError:
             self._metrics.cancelled(route.rule.provider.id)
@@ -245,15 +245,8 @@ class Gateway:
         self, request: _Request, opening: Opening, route: Route, facts: RequestFacts, rulebook: Rulebook
     ) -> Claim | None:
         task = read_task(request.headers, opening.scope)
-        provider = route.rule.provider
-        machine = provider.id in rulebook.machine_priced
-        asking = Asking(
-            facts=facts,
-            price_id=provider.price_id(route.path),
-            at=_datetime(opening.started_us),
-            # A dialect's path for something else (a rerank, an unknown body) takes no cap, unless it has one already.
-            can_cap=route.dialect.can_cap and (facts.operation != "passthrough" or facts.output_cap is not None),
-            machine_ms_max=rulebook.call_timeout_s * 1_000 if machine else 0,
+        asking = asking_of(
+            rulebook, opening.provider, route.path, facts, opening.started_us, can_cap=route.dialect.can_cap
         )
         return self._claims.claim(rulebook, opening, asking, task=task, final=is_final(request.headers))
 
@@ -285,15 +278,7 @@ class Gateway:
             provider=provider.id,
             model_asked=facts.model,
             scope=_scope(request, facts, caller),
-            estimate=estimate(
-                rulebook.book,
-                provider=provider.price_id(route.path),
-                model=facts.model,
-                at=_datetime(now_us),
-                terms=facts.terms,
-                input_tokens=facts.input_tokens_estimate,
-                output_cap=0 if facts.operation == "embeddings" else facts.output_cap,
-            ),
+            estimate=estimate_of(rulebook, provider.id, route.path, facts, now_us),
             stream=facts.stream,
             trace_id=trace.trace_id,
             span_id=trace.span_id,
@@ -428,20 +413,6 @@ def _scope(request: _Request, facts: RequestFacts, caller: Caller) -> Scope:
     return found.pinned(defaults, caller.key.pinned) if caller.key else found
 
 
-def _price(opening: Opening, reply: Reply, route: Route, rulebook: Rulebook) -> Charge:
-    reading = reply.reading
-    provider = route.rule.provider
-    if provider.id in rulebook.machine_priced and reading.usage is not None and reply.latency_ms is not None:
-        reading = replace(reading, usage=reading.usage._replace(machine_ms=round(reply.latency_ms)))
-    return charge(
-        reading,
-        rulebook.book,
-        provider=provider.price_id(route.path),
-        model=opening.model_sent or opening.model_asked,
-        at=_datetime(opening.started_us),
-    )
-
-
 def _our_headers(done: Settled) -> list[tuple[str, str]]:
     headers = [("x-bursar-call-id", done.opening.call_id)]
     amount = done.attempt.charge.amount if done.attempt is not None else None
@@ -454,7 +425,3 @@ def _our_headers(done: Settled) -> list[tuple[str, str]]:
 
 def _with_query(url: str, query: str) -> str:
     return f"{url}?{query}" if query else url
-
-
-def _datetime(at_us: int) -> datetime:
-    return datetime.fromtimestamp(at_us / 1_000_000, timezone.utc)

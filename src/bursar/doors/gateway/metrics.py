@@ -79,6 +79,8 @@ class Metrics(Collector):
         self.config_errors = 0
         self.standings: Sequence[Standing] = ()
         self.deliveries: Mapping[tuple[str, str], int] = {}
+        self.observations: Mapping[tuple[str, str], int] = {}
+        self.verdicts: Mapping[str, int] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.running = Gauge("bursar_running_calls", "Calls under way.", registry=self.registry)
@@ -88,6 +90,9 @@ class Metrics(Collector):
         )
         self.bound_breaches = Gauge(
             "bursar_input_bound_breaches", "Requests with more input tokens than their bound.", registry=self.registry
+        )
+        self.traces_backlog = Gauge(
+            "bursar_telemetry_backlog", "Spans, records and points kept and not yet evaluated.", registry=self.registry
         )
         self.ledger_lag = Gauge(
             "bursar_ledger_lag_entries", "Endings in the books, not yet in the ledger.", registry=self.registry
@@ -148,6 +153,17 @@ class Metrics(Collector):
         for (channel, state), count in self.deliveries.items():
             deliveries.add_metric([channel, state], count)
         yield deliveries
+        taken = CounterMetricFamily(
+            "bursar_telemetry_observations", "Spans, records and points taken or rejected.", labels=["signal", "outcome"]
+        )
+        for (signal, outcome), count in self.observations.items():
+            taken.add_metric([signal, outcome], count)
+        verdicts = CounterMetricFamily(
+            "bursar_telemetry_charges", "Charged, linked to a nearer door's charge, retracted.", labels=["outcome"]
+        )
+        for outcome, count in self.verdicts.items():
+            verdicts.add_metric([outcome], count)
+        yield from (taken, verdicts)
         errors = CounterMetricFamily("bursar_config_errors", "Reloads refused because of an error in the file.")
         errors.add_metric([], self.config_errors)
         yield from (attempts, cost, unpriced, estimated, tokens, latency, first, refused, errors)

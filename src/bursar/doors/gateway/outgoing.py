@@ -1,7 +1,7 @@
 """What leaves for the provider: the client's request, as the budgets let it go.
 
 Rule 1: nothing is changed unless a budget says so; what is changed is said in the answer's headers.
-Rule 2: a stream whose hold does not cover its whole length asks for more before it gets there (``_LOOK_AHEAD_TOKENS``), and
+Rule 2: a stream whose hold does not cover its whole length asks for more before it gets there (``LOOK_AHEAD_TOKENS``), and
         ends cleanly when it gets none: what came until then is the client's, and is paid for.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
 
 from bursar.core.admission import Admitted
 from bursar.core.budget_fields import amount_text
@@ -19,6 +18,7 @@ from bursar.core.ledger import Opening
 from bursar.core.money import decimal_text
 from bursar.core.prices import Charge, Reading
 from bursar.core.refusals import refusal_text
+from bursar.engine.permits import CHUNK_TOKENS, LOOK_AHEAD_TOKENS, final_changes
 from bursar.engine.ports import Books, HttpAnswer, HttpClient, HttpRequest, HttpUpstream
 from bursar.wire.dialect import RequestFacts
 
@@ -26,9 +26,6 @@ from .routes import Route
 from .sink import Sink
 
 __all__ = ["Outgoing", "budget_headers"]
-
-_CHUNK_TOKENS: Final = 2_048
-_LOOK_AHEAD_TOKENS: Final = 512
 
 Header = tuple[str, str]
 
@@ -88,13 +85,7 @@ class Outgoing:
         return self.sent.failure if self.sent else ""
 
     def _shape(self, admitted: Admitted) -> None:
-        changes = admitted.offer.changes
-        if admitted.output_cap is not None:
-            changes = replace(changes, output_cap=admitted.output_cap)
-        if changes.note:
-            assert admitted.tightest is not None
-            left = amount_text(admitted.tightest.budget.unit, max(0, admitted.left or 0))
-            changes = replace(changes, note=changes.note.replace("{left}", left))
+        changes = final_changes(admitted)
         if changes == UNCHANGED:
             return
         dialect = self._route.dialect
@@ -117,8 +108,8 @@ class _Allowance:
         self.refusal = ""
 
     async def covers(self, tokens: int) -> bool:
-        while tokens + _LOOK_AHEAD_TOKENS > self._tokens < self._offer.output_tokens:
-            to = min(self._tokens + _CHUNK_TOKENS, self._offer.output_tokens)
+        while tokens + LOOK_AHEAD_TOKENS > self._tokens < self._offer.output_tokens:
+            to = min(self._tokens + CHUNK_TOKENS, self._offer.output_tokens)
             amount = 0
             if self._offer.input is not None:
                 amount = self._offer.cost(to) - self._offer.cost(self._tokens)

@@ -20,6 +20,13 @@ count(*) - count(cost_nanousd) AS unpriced_calls,
 count(*) FILTER (estimated) AS estimated_calls,
 CAST(sum(cost_nanousd) AS BIGINT) AS cost_nanousd
 
+-- name: quiet_links
+-- What tasks that are in no row of ``own`` say of their parents: a task may have made no call, only spans.
+SELECT task, max(parent_task) AS parent
+FROM span
+WHERE task NOT IN ('', parent_task) AND parent_task <> '' AND task NOT IN (SELECT task FROM own)
+GROUP BY task
+
 -- name: tasks
 -- Every task with its own figures and what its descendants add, dearest first. A parent that made no matching call
 -- itself is listed too. Links are followed $depth_max levels; a circle of links counts each task once.
@@ -28,6 +35,8 @@ WITH RECURSIVE own AS MATERIALIZED (
 ),
 link AS MATERIALIZED (
     SELECT task, parent FROM own WHERE parent <> '' AND parent <> task
+    UNION ALL
+    {quiet_links}
 ),
 line(ancestor, task, depth) AS (
     SELECT parent, task, 1 FROM link
@@ -48,9 +57,14 @@ below AS MATERIALIZED (
     FROM (SELECT DISTINCT ancestor, task FROM line WHERE ancestor <> task) JOIN own USING (task)
     GROUP BY ancestor
 )
-SELECT coalesce(own.task, below.ancestor) AS task, own.* EXCLUDE (task), below.* EXCLUDE (ancestor),
-       count(*) OVER () AS task_count
-FROM own FULL JOIN below ON below.ancestor = own.task
+SELECT coalesce(own.task, below.ancestor) AS task, coalesce(own.parent, link.parent) AS parent,
+       own.* EXCLUDE (task, parent), below.* EXCLUDE (ancestor), last.outcome, last.value_nanousd, count(*) OVER () AS task_count
+FROM own
+FULL JOIN below ON below.ancestor = own.task
+LEFT JOIN link ON link.task = below.ancestor
+LEFT JOIN (
+    SELECT task, outcome, value_nanousd FROM outcome QUALIFY row_number() OVER (PARTITION BY task ORDER BY sequence DESC) = 1
+) AS last ON last.task = coalesce(own.task, below.ancestor)
 ORDER BY CASE WHEN coalesce(cost_nanousd, 0) + coalesce(below_cost_nanousd, 0) > 0 THEN 0
               WHEN coalesce(unpriced_calls, 0) + coalesce(below_unpriced_calls, 0) > 0 THEN 1
               ELSE 2 END,
@@ -67,6 +81,8 @@ WITH RECURSIVE own AS MATERIALIZED (
 ),
 link AS MATERIALIZED (
     SELECT task, parent FROM own WHERE task <> '' AND parent <> '' AND parent <> task
+    UNION ALL
+    {quiet_links}
 ),
 line(task, ancestor, depth) AS (
     SELECT task, parent, 1 FROM link
@@ -95,21 +111,29 @@ FROM grouped
 ORDER BY {ordering}, task
 LIMIT $limit
 
+-- name: task_links
+-- Every task that a call or a span names, with its parent.
+SELECT task, max(parent_task) AS parent, max(started_at) AS last_at
+FROM (
+    SELECT task, parent_task, started_at FROM attempt UNION ALL SELECT task, parent_task, started_at FROM span
+)
+WHERE task <> ''
+GROUP BY task
+
 -- name: task_candidates
 -- The tasks whose id is, or begins with, the given text: the exact one first, those below another of them last, then
 -- the latest.
-WITH RECURSIVE found AS MATERIALIZED (
+WITH RECURSIVE named AS MATERIALIZED (
+    {task_links}
+),
+found AS MATERIALIZED (
     SELECT task, max(last_at) AS last_at
-    FROM (
-        SELECT task, max(started_at) AS last_at FROM attempt WHERE starts_with(task, $id) GROUP BY task
-        UNION ALL
-        SELECT parent_task, max(started_at) FROM attempt WHERE starts_with(parent_task, $id) GROUP BY parent_task
-    )
-    WHERE task <> ''
+    FROM (SELECT task, last_at FROM named UNION ALL SELECT parent, last_at FROM named)
+    WHERE task <> '' AND starts_with(task, $id)
     GROUP BY task
 ),
 link AS MATERIALIZED (
-    SELECT task, max(parent_task) AS parent FROM attempt WHERE task <> '' GROUP BY task HAVING parent NOT IN ('', task)
+    SELECT task, parent FROM named WHERE parent NOT IN ('', task)
 ),
 line AS (
     SELECT link.task, link.parent AS ancestor FROM link JOIN found USING (task)
@@ -126,19 +150,24 @@ LIMIT $limit
 -- name: subtree
 -- A task and all of its descendants. UNION keeps each task once, so a circle of links ends.
 WITH RECURSIVE link AS MATERIALIZED (
-    SELECT task, max(parent_task) AS parent FROM attempt WHERE task <> '' GROUP BY task
+    {task_links}
 ),
 tree AS (
     SELECT CAST($id AS VARCHAR) AS task
     UNION
     SELECT link.task FROM link JOIN tree ON link.parent = tree.task
 )
+SELECT tree.task, coalesce(link.parent, '') AS parent
+FROM tree LEFT JOIN link ON link.task = tree.task
+ORDER BY tree.task
+LIMIT $limit
+
+-- name: figures
+-- What each of some tasks spent itself.
 SELECT task, {task_columns}
 FROM attempt
-WHERE task IN (SELECT task FROM tree)
+WHERE task IN (SELECT unnest(CAST($tasks AS VARCHAR[])))
 GROUP BY task
-ORDER BY first_us, task
-LIMIT $limit
 
 -- name: steps
 -- The attempts of some tasks, in the order they started.

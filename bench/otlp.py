@@ -1,0 +1,261 @@
+"""Spans per second into the OTLP receiver: from the request's bytes to the ledger, on one core.
+
+Rule 1: nothing counts as taken before it is in the ledger, decided and priced. What is missing there is a failure.
+Rule 2: the load is what instrumented agents send: an agent's run, three model calls with their prompts, four tools, four
+        other spans; every trace and every response is a new one.
+Rule 3: senders do what the receiver asks: 429 is waited out and sent again. They never go slower by themselves.
+"""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from bench.measure import BURSAR, BenchError, Processes, cores, cpu_s, free_port, memory_mib, pin
+from bench.report import Figure, Report
+from bursar.adapters.verify import verify
+from bursar.compose import open_books_file, open_data, open_ledger, settings_of
+
+__all__ = ["measure"]
+
+GOAL_PER_S = 20_000
+SPANS = 12
+TRACES = 40  # in one request, as a collector batches them
+CONNECTIONS = 4
+_TAG = b"\xfebursar\xff"
+_TEXT_TAG = "resp-tag00000000"
+_PROMPT = "Where is my order? " * 40
+_WITHIN_S = 180.0
+
+
+@dataclass
+class _Sent:
+    """What the senders have seen."""
+
+    spans: int = 0
+    requests: int = 0
+    refused: int = 0
+    bytes: int = 0
+    failures: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def measure(*, quick: bool) -> Report:
+    split = cores()
+    mine, others = split or (None, None)
+    pin(others)
+    try:
+        with TemporaryDirectory() as name, Processes() as processes:
+            return _measure(Path(name), processes, mine, seconds=10 if quick else 30)
+    finally:
+        pin(mine | others if mine and others else None)
+
+
+def _measure(directory: Path, processes: Processes, mine: set[int] | None, *, seconds: float) -> Report:
+    port = free_port()
+    command = [*BURSAR, "up", "--port", port, "--data", directory / "data"]
+    server = processes.start(command, log=directory / "server.log", on=mine)
+    _wait(port)
+    template = _template()
+    numbers = itertools.count(1)
+    _send(
+        port, template, numbers, _Sent(), until=time.monotonic() + 1.0
+    )  # the first import of a library is not the load
+    warm = _settled(directory, 0)
+    memory_before = memory_mib(server.pid)
+    cpu_before = cpu_s(server.pid)
+    sent = _Sent()
+    begin = time.monotonic()
+    senders = [
+        threading.Thread(target=_send, args=(port, template, numbers, sent), kwargs={"until": begin + seconds})
+        for _ in range(CONNECTIONS)
+    ]
+    middle: float | None = None
+    for sender in senders:
+        sender.start()
+    time.sleep(seconds / 2)
+    middle = memory_mib(server.pid)
+    for sender in senders:
+        sender.join()
+    taken_s = time.monotonic() - begin
+    if sent.failures:
+        raise BenchError(sent.failures[0])
+    found = _settled(directory, warm + sent.spans)
+    took_s = time.monotonic() - begin
+    memory_after = memory_mib(server.pid)
+    cpu = cpu_s(server.pid)
+    processes.stop(server)
+    _prove(directory, found)
+    per_s = sent.spans / took_s
+    each_us = None if cpu is None or cpu_before is None else (cpu - cpu_before) / sent.spans * 1e6
+    return Report(
+        "otlp",
+        (
+            Figure(
+                "spans into the ledger",
+                per_s,
+                "/s",
+                goal=f"{GOAL_PER_S:,} /s on one core",
+                goal_met=per_s >= GOAL_PER_S,
+            ),
+            Figure("spans answered", sent.spans / taken_s, "/s", note="while they were sent; the rest waits on disk"),
+            Figure("processor time of a span", each_us, "us"),
+            Figure("requests told to come again (429)", float(sent.refused), "", note="nothing of them was lost"),
+            Figure("memory at the end", memory_after, "MiB", reference="in the middle", reference_value=middle),
+            Figure("memory before", memory_before, "MiB"),
+        ),
+        (
+            f"{sent.spans:,} spans in {sent.requests:,} requests of {sent.bytes // max(sent.requests, 1):,} bytes over"
+            f" {CONNECTIONS} connections; all of them and a charge for each of their {sent.spans * 3 // SPANS:,} model calls"
+            " are in the ledger",
+        ),
+    )
+
+
+# --- the load ---------------------------------------------------------------------------------------------------
+
+
+def _attributes(span: Any, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        made = span.attributes.add(key=key)
+        if isinstance(value, int):
+            made.value.int_value = value
+        else:
+            made.value.string_value = value
+
+
+def _template() -> bytes:
+    """An export of ``TRACES`` traces, with tags in the place of what must be new each time."""
+    request = ExportTraceServiceRequest()
+    group = request.resource_spans.add()
+    _attributes(group.resource, {"service.name": "shop", "telemetry.sdk.name": "opentelemetry"})
+    spans = group.scope_spans.add()
+    spans.scope.name = "agents"
+    for trace in range(TRACES):
+        _trace(spans, trace)
+    return request.SerializeToString()
+
+
+def _trace(spans: Any, number: int) -> None:
+    trace_id = _TAG + number.to_bytes(8, "big")
+    begin = time.time_ns()
+
+    def add(index: int, name: str, values: dict[str, Any]) -> None:
+        parent = b"" if index == 0 else (1 << 40 | number << 8).to_bytes(8, "big")
+        span = spans.spans.add(
+            trace_id=trace_id, span_id=(1 << 40 | number << 8 | index).to_bytes(8, "big"), parent_span_id=parent, name=name,
+            start_time_unix_nano=begin + index * 1_000_000, end_time_unix_nano=begin + (SPANS + index) * 1_000_000,
+        )  # fmt: skip
+        _attributes(span, values)
+
+    for index in range(1, 4):
+        add(index, "chat gpt-4o-mini", {
+            "gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt-4o-mini",
+            "gen_ai.response.model": "gpt-4o-mini-2024-07-18", "gen_ai.response.id": f"{_TEXT_TAG}-{number}-{index}",
+            "gen_ai.usage.input_tokens": 900 + number, "gen_ai.usage.output_tokens": 40, "gen_ai.request.max_tokens": 500,
+            "gen_ai.input.messages": _PROMPT, "server.address": "api.openai.com",
+        })  # fmt: skip
+    for index in range(4, 8):
+        add(index, "execute_tool search", {
+            "gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search", "gen_ai.tool.call.id": f"call-{index}",
+            "gen_ai.tool.call.arguments": _PROMPT[:200],
+        })  # fmt: skip
+    for index in range(8, 12):
+        add(
+            index,
+            "GET",
+            {"http.request.method": "GET", "url.full": "https://shop.example/orders", "http.response.status_code": 200},
+        )
+    add(0, "invoke_agent helper", {
+        "gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "helper", "user.id": f"user-{number}",
+        "gen_ai.conversation.id": f"{_TEXT_TAG}-{number}", "gen_ai.usage.input_tokens": 3 * (900 + number),
+        "gen_ai.usage.output_tokens": 120,
+    })  # fmt: skip
+
+
+def _send(port: int, template: bytes, numbers: Any, sent: _Sent, *, until: float) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"content-type": "application/x-protobuf"}
+    while time.monotonic() < until:
+        number = next(numbers)
+        body = template.replace(_TAG, number.to_bytes(8, "big")).replace(
+            _TEXT_TAG.encode(), f"resp-{number:011x}".encode()
+        )
+        while True:
+            connection.request("POST", "/v1/traces", body, headers)
+            answer = connection.getresponse()
+            said = answer.read()
+            if answer.status == 429:
+                with sent.lock:
+                    sent.refused += 1
+                time.sleep(float(answer.headers["retry-after"]))
+                continue
+            break
+        with sent.lock:
+            if answer.status != 200 or said:
+                sent.failures.append(f"an export was answered {answer.status} {said[:200]!r}")
+                return
+            sent.spans += TRACES * SPANS
+            sent.requests += 1
+            sent.bytes += len(body)
+    connection.close()
+
+
+# --- what became of it ------------------------------------------------------------------------------------------
+
+
+def _wait(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise BenchError("the server did not start")
+
+
+def _settled(directory: Path, spans: int) -> int:
+    """Wait until so many spans are in the ledger and nothing waits. Returns how many there are."""
+    data = open_data(directory / "data")
+    deadline = time.monotonic() + _WITHIN_S
+    before = -1
+    while time.monotonic() < deadline:
+        books = open_books_file(data, settings_of(data))
+        try:
+            with open_ledger(data, books, wait_s=60) as ledger:
+                found = int(ledger.rows("SELECT count(*) AS n FROM span")[0]["n"])
+        finally:
+            books.close()
+        if found >= spans and found == before:
+            return found
+        before = found
+        time.sleep(0.5)
+    raise BenchError(f"{before:,} of {spans:,} spans are in the ledger after {_WITHIN_S:.0f} s")
+
+
+def _prove(directory: Path, spans: int) -> None:
+    """Every model call was charged once, at its own place, and books and ledger agree."""
+    data = open_data(directory / "data")
+    books = open_books_file(data, settings_of(data))
+    try:
+        with open_ledger(data, books) as ledger:
+            attempts = ledger.rows(
+                "SELECT count(*) AS n, count(DISTINCT response_id) AS d, count(cost_nanousd) AS p FROM attempt"
+            )[0]
+            differences = verify(books, ledger).differences
+    finally:
+        books.close()
+    expected = spans * 3 // SPANS
+    if differences or set(attempts.values()) != {expected}:
+        raise BenchError(f"{attempts} of {expected} charges, and {differences[:2]}")

@@ -1,0 +1,369 @@
+"""The books for the threads of an agent's own process, shared with every other process of the machine.
+
+Rule 1: a hold is committed before it is granted. What ended is committed by whoever holds next, or a moment later by a
+        thread of its own: until then its hold stands, so that nothing is lost if the process dies.
+Rule 2: one transaction takes all that waits, endings first. A thread that must wait for the lock finds less to do.
+Rule 3: what cannot be written now stays and is tried again; one operation that no store takes is left out and said.
+Rule 4: a child of ``fork`` begins with an empty queue and a connection of its own: what waits is its parent's.
+Rule 5: a forgotten answer may be settled by the collector of garbage, at any moment, also in the middle of a turn: what only
+        queues takes no lock that its own thread may hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeAlias, TypeVar
+
+from bursar.core.admission import Claim, Crowded, Refusal
+from bursar.core.budgets import TaskLimit
+from bursar.core.call import Held, NeedsHold, NeedsMore, NeedsSettlement, NotHeld
+from bursar.core.errors import BooksBusyError, BooksError, BooksFailedError
+from bursar.core.ledger import Attempt
+from bursar.engine.ports import TaskUse
+
+from .books_desk import task_totals, use_of_task
+from .books_file import BooksFile, Outcome
+
+__all__ = ["LocalBooks"]
+
+_log = logging.getLogger("bursar.books")
+
+_LINGER_S: Final = 0.02
+_RETRY_S: Final = 0.5
+_BATCH_MAX: Final = 256
+_TOGETHER_MAX: Final = 32
+_WAITING_MAX: Final = 20_000
+_RENEW_EVERY_S: Final = 30.0
+_EXIT_WAIT_S: Final = 5.0
+
+_Operation: TypeAlias = NeedsHold | NeedsSettlement | tuple[Attempt, Claim | None]
+
+T = TypeVar("T")
+
+# Connections that a fork brought into a child. To close them there, or let them be collected, would tear down the log
+# and the locks of the parent's (https://www.sqlite.org/howtocorrupt.html, 2.6): they are kept and never used.
+_INHERITED: Final[list[object]] = []
+_LIVING: Final[weakref.WeakSet[LocalBooks]] = weakref.WeakSet()
+
+
+class LocalBooks:
+    """``engine.ports.ThreadBooks`` over a file of books. Any thread may call.
+
+    ``open_file`` opens a connection that any thread may use, one at a time. ``sweep`` is called every half minute with
+    the file and the attempts that are alive here; ``beside`` writes what belongs beside the books, after each turn, and
+    raises BooksError.
+    """
+
+    def __init__(
+        self,
+        open_file: Callable[[], BooksFile],
+        *,
+        sweep: Callable[[BooksFile, set[str]], object],
+        beside: Callable[[], object],
+    ) -> None:
+        self._open_file = open_file
+        self._beside = beside
+        self._sweep = sweep
+        self._begin()
+        self._file: BooksFile | None = open_file()  # now, so that what is wrong with it is said where it is set up
+        _LIVING.add(self)
+
+    def _begin(self) -> None:
+        self._lock = _Turn()
+        self._starting = threading.RLock()
+        self._waiting: deque[_Operation] = deque()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._file = None
+        self._closed = False
+        self._swept_s = time.monotonic()
+        self.alive: set[str] = set()
+        self.failure: str | None = None
+
+    def forked(self) -> None:
+        """This process is a child: begin anew (rule 4)."""
+        if self._file is not None:
+            _INHERITED.append(self._file)
+        self._begin()
+
+    # --- holding ----------------------------------------------------------------------------------------------
+
+    def hold(self, need: NeedsHold) -> Held | NotHeld | Crowded:
+        """All its budgets or none, committed. Raises BooksError."""
+        if self.failure is not None and len(self._waiting) >= _WAITING_MAX:
+            return NotHeld(f"{len(self._waiting)} endings wait for the books: {self.failure}")
+        with self._lock:
+            outcome = self._hold_with_waiting(need)
+        assert outcome is not None
+        if isinstance(outcome, Held):
+            self.alive.add(need.opening.attempt_id)
+        return outcome
+
+    def _hold_with_waiting(self, need: NeedsHold) -> Outcome:
+        """One transaction for the hold and the few endings before it; the careful way where that cannot be."""
+        waiting = len(self._waiting)
+        if 0 < waiting <= _TOGETHER_MAX:
+            batch = [self._waiting[i] for i in range(waiting)]
+            calls, seen = _sorted(batch)
+            if not seen:
+                try:
+                    outcome = self._opened().apply([*calls, need])[-1]
+                except BooksError:
+                    pass  # whose fault it is, is found out one by one
+                else:
+                    self._written(batch)
+                    return outcome
+        self._write_waiting()
+        return self._opened().apply([need])[0]
+
+    def extend(self, need: NeedsMore) -> Refusal | None:
+        """Hold more for a running attempt: None when that is done. Raises BooksError."""
+        with self._lock:
+            self._write_waiting()
+            outcome = self._opened().apply([need])[0]
+        if outcome is None:
+            return None
+        assert isinstance(outcome, NotHeld)
+        return outcome.refusal
+
+    # --- tasks ------------------------------------------------------------------------------------------------
+
+    def place(self, tasks: Sequence[TaskLimit]) -> None:
+        """Enter tasks that nobody has called for yet, the top first. Raises BooksError."""
+        with self._lock:
+            file = self._opened()
+            file.transaction(lambda: [file.admissions.place(task) for task in tasks])
+
+    def task_use(self, task: str) -> TaskUse:
+        """Raises BooksError."""
+        with self._lock:
+            self._write_waiting()
+            file = self._opened()
+            return use_of_task(*file.transaction(lambda: task_totals(file, task)))
+
+    def limited_tasks(self) -> set[str]:
+        return self._file.admissions.limited_tasks if self._file is not None else set()
+
+    def ask(self, question: Callable[[BooksFile], T]) -> T:
+        """Ask the file when everything that ended is in it. Raises BooksError."""
+        with self._lock:
+            self._write_waiting()
+            return question(self._opened())
+
+    # --- what need not wait -----------------------------------------------------------------------------------
+
+    def later(self, operation: NeedsHold | NeedsSettlement) -> None:
+        """Enter a hold that no budget looks at, or an ending, within a moment."""
+        if isinstance(operation, NeedsHold):
+            self.alive.add(operation.opening.attempt_id)
+        else:
+            self.alive.discard(operation.opening.attempt_id)
+        self._later(operation)
+
+    def observe(self, attempt: Attempt, claim: Claim | None) -> None:
+        """Book what already happened, within a moment. It counts toward the budgets of the claim."""
+        self._later((attempt, claim))
+
+    def _later(self, operation: _Operation) -> None:
+        self._waiting.append(operation)
+        if self._closed:  # a stream that outlived the session
+            self._write_late()
+        else:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the thread look, a moment from now."""
+        if self._thread is None:
+            self._start()
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="bursar-books", daemon=True)
+                self._thread.start()
+                _flush_at_worker_exit()
+
+    def _write_late(self) -> None:
+        try:
+            with self._lock:
+                if self._file is None:
+                    self._file = self._open_file()
+                self._write_waiting()
+                self._file.close()
+                self._file = None
+        except BooksError as error:
+            _log.error("the end of a call came after bursar.shutdown() and cannot be written: %s", error)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Write what waits. False when it could not be written in time: what is held stands, and is charged by estimate."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                with self._lock:
+                    self._write_waiting()
+                self._beside()
+                return True
+            except BooksError as error:
+                if time.monotonic() >= deadline:
+                    _log.error("%d endings could not be written: %s", len(self._waiting), error)
+                    return False
+                time.sleep(min(_RETRY_S, timeout_s / 10))
+
+    def close(self, timeout_s: float) -> bool:
+        """Flush, and use the file no more."""
+        written = self.flush(timeout_s)
+        self._closed = True
+        self._wake.set()
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+        return written
+
+    # --- the thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause = _LINGER_S
+        while not self._closed:
+            self._wake.wait(_RENEW_EVERY_S)
+            if not self._closed:
+                time.sleep(pause)  # what comes in the meantime goes into the same transaction
+            self._wake.clear()
+            try:
+                with self._lock:
+                    if self._closed:
+                        return
+                    self._write_waiting()
+                    self._sweep_now()
+                self._beside()
+                pause = _LINGER_S
+            except BooksError as error:
+                if self.failure is None:
+                    _log.error("the books cannot be written, trying again: %s", error)
+                self.failure = str(error)
+                pause = _RETRY_S
+                self._wake.set()
+
+    def _sweep_now(self) -> None:
+        now = time.monotonic()
+        if now - self._swept_s >= _RENEW_EVERY_S:
+            self._swept_s = now
+            self._sweep(self._opened(), set(self.alive))
+
+    def _write_waiting(self) -> None:
+        """In order, as many as there are. Raises BooksError, and then what is not written still waits."""
+        while self._waiting:
+            batch = [self._waiting[i] for i in range(min(len(self._waiting), _BATCH_MAX))]
+            try:
+                self._write(batch)
+            except BooksBusyError:
+                raise
+            except Exception as error:
+                if isinstance(error, BooksFailedError) and not _is_their_fault(error):
+                    raise
+                self._write_each(batch)
+            self._written(batch)
+
+    def _written(self, batch: Sequence[_Operation]) -> None:
+        for _ in batch:
+            self._waiting.popleft()
+        self.failure = None
+
+    def _write(self, batch: Sequence[_Operation]) -> None:
+        file = self._opened()
+        calls, seen = _sorted(batch)
+        if calls:
+            file.apply(calls)
+        if seen:
+            claims = {attempt.opening.attempt_id: claim for attempt, claim in seen}
+            file.observe([attempt for attempt, _ in seen], budgets=lambda a: claims[a.opening.attempt_id])
+
+    def _write_each(self, batch: Sequence[_Operation]) -> None:
+        for operation in batch:
+            try:
+                self._write([operation])
+            except BooksBusyError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other operations must go on
+                _log.error("an operation cannot be written and is left out: %r", error)
+
+    def _opened(self) -> BooksFile:
+        if self._file is None:
+            if self._closed:
+                raise BooksFailedError("the books are closed: call bursar.init() again")
+            self._file = self._open_file()
+        return self._file
+
+
+class _Turn:
+    """A lock that refuses a thread which has it already, where waiting would be for ever (rule 5)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner = 0
+
+    def __enter__(self) -> None:
+        if self._owner == threading.get_ident():
+            raise BooksBusyError("this thread is in the middle of writing the books")
+        self._lock.acquire()
+        self._owner = threading.get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self._owner = 0
+        self._lock.release()
+
+
+def _flush_at_worker_exit() -> None:
+    """A worker of ``multiprocessing`` that was forked runs no ``atexit`` when it ends, only what is registered there."""
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, _flush_living, exitpriority=0)
+
+
+def _flush_living() -> None:
+    for books in list(_LIVING):
+        books.flush(_EXIT_WAIT_S)
+
+
+def _is_their_fault(error: BooksFailedError) -> bool:
+    """Whether it is the operation that cannot be written, and not the file that cannot be."""
+    return isinstance(error.__cause__, sqlite3.IntegrityError | sqlite3.InterfaceError | sqlite3.DataError)
+
+
+def _sorted(
+    batch: Sequence[_Operation],
+) -> tuple[list[NeedsHold | NeedsSettlement], list[tuple[Attempt, Claim | None]]]:
+    """What is to be applied, and what is to be booked as seen: a call that no budget looked at, and that is over before its
+    hold was entered, needs none."""
+    held = {each.opening.attempt_id for each in batch if isinstance(each, NeedsHold)}
+    over = held and {each.opening.attempt_id for each in batch if isinstance(each, NeedsSettlement)} & held
+    calls: list[NeedsHold | NeedsSettlement] = []
+    seen: list[tuple[Attempt, Claim | None]] = []
+    for each in batch:
+        if isinstance(each, tuple):
+            seen.append(each)
+        elif not over or each.opening.attempt_id not in over:
+            calls.append(each)
+        elif isinstance(each, NeedsSettlement) and each.attempt is not None:
+            seen.append((each.attempt, None))
+    return calls, seen
+
+
+def _after_fork() -> None:
+    for books in list(_LIVING):
+        with suppress(Exception):  # a child must come to life whatever is wrong with its parent's books
+            books.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

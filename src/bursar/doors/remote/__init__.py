@@ -1,0 +1,1 @@
+"""The server's side of the SDK: agents' processes ask here before they call, and tell what happened."""
