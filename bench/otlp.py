@@ -112,11 +112,14 @@ def _measure(directory: Path, processes: Processes, mine: set[int] | None, *, se
             Figure("memory at the end", memory_after, "MiB", reference="in the middle", reference_value=middle),
             Figure("memory before", memory_before, "MiB"),
         ),
-        (
-            f"{sent.spans:,} spans in {sent.requests:,} requests of {sent.bytes // max(sent.requests, 1):,} bytes over"
-            f" {CONNECTIONS} connections; all of them and a charge for each of their {sent.spans * 3 // SPANS:,} model calls"
-            " are in the ledger",
-        ),
+        (_load_text(sent),),
+    )
+
+
+def _load_text(sent: _Sent) -> str:
+    return (
+        f"{sent.spans:,} spans in {sent.requests:,} requests of {sent.bytes // max(sent.requests, 1):,} bytes over {CONNECTIONS}"
+        f" connections; all of them and a charge for each of their {sent.spans * 3 // SPANS:,} model calls are in the ledger"
     )
 
 

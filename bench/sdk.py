@@ -6,8 +6,10 @@ Rule 1: a side is a process in the environment of its tool; the client's transpo
 Rule 2: sides take turns, round by round, each plain client right before the sides that are compared with it; a figure is
         the median of the rounds, a 99th percentile that of the windows of a hundred calls.
 Rule 3: processor time is all of a process, its background threads until they have nothing left to do included.
-Rule 4: a peer that could not be installed or started, or exported nothing, is not measured, and the report says why.
-Rule 5: after the rounds Bursar's books must verify clean and hold each call once.
+Rule 4: a round in which the process did not get its core is repeated a few times, the least disturbed one counts, and the
+        report says how many were disturbed all the same.
+Rule 5: a peer that could not be installed or started, or exported nothing, is not measured, and the report says why.
+Rule 6: after the rounds Bursar's books must verify clean and hold each call once.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ _START_S_MAX = 60
 _ROUND_S_MAX = 120
 _END_S_MAX = 40
 _WINDOW = 100
+_SHARE_MIN = 0.85
+_REPEATS_MAX = 3
 _CALLS = {"call": 100, "stream": 50, "async call": 100, "async stream": 50}
 # What only the server needs; who imports the SDK must not pay for it.
 _SERVER_ONLY = ("click", "duckdb", "granian", "prometheus_client", "pyreqwest", "rich", "uvloop", "yaml")
@@ -58,7 +62,8 @@ _WITH_GOAL = ("observe", "enforce", "task")
 
 @dataclass(slots=True)
 class Runner:
-    """A side that is under way. A mode's ``rounds`` are the microseconds of each call and the processor time per call."""
+    """A side that is under way. A mode's ``rounds`` are the microseconds of each call and the processor time per call;
+    ``disturbed`` counts those that never got their core."""
 
     name: str
     directory: Path
@@ -66,10 +71,24 @@ class Runner:
     lines: Any
     rounds: dict[str, list[tuple[list[float], float]]] = field(default_factory=dict)
     calls: int = 0
+    disturbed: int = 0
     memory_mib: float | None = None
     starts: list[dict[str, float]] = field(default_factory=list)
 
     def turn(self, mode: str, calls: int, *, kept: bool) -> None:
+        """A round, or the least disturbed of a few. One that is not ``kept`` warms up."""
+        done = self._round(mode, calls)
+        if not kept:
+            return
+        for _ in range(_REPEATS_MAX):
+            if done["share"] >= _SHARE_MIN:
+                break
+            done = max(done, self._round(mode, calls), key=lambda one: one["share"])
+        self.disturbed += done["share"] < _SHARE_MIN
+        taken = [nanoseconds / 1000 for nanoseconds in done["taken_ns"]]
+        self.rounds.setdefault(mode, []).append((taken, done["cpu_us"]))
+
+    def _round(self, mode: str, calls: int) -> dict[str, Any]:
         try:
             self.lines.write(json.dumps({"mode": mode, "calls": calls}) + "\n")
             self.lines.flush()
@@ -78,11 +97,8 @@ class Runner:
             raise BenchError(f"{SIDES[self.name].title}: {mode}: {error}") from error
         if not line:
             raise BenchError(f"{SIDES[self.name].title}: {mode}: {_last_words(self.directory)}")
-        done = json.loads(line)
         self.calls += calls
-        if kept:
-            taken = [nanoseconds / 1000 for nanoseconds in done["taken_ns"]]
-            self.rounds.setdefault(mode, []).append((taken, done["cpu_us"]))
+        return json.loads(line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +120,8 @@ def measure(*, quick: bool) -> Report:
             processes = stack.enter_context(Processes())
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bursar-bench-")))
             collectors = {name: stack.enter_context(Collector()) for name in SIDES}
-            runners = _start_sides(processes, directory, collectors, mine, missing, starts=2 if quick else 5)
-            _rounds(runners, missing, count=4 if quick else 12)
+            runners = _start_sides(processes, directory, collectors, mine, missing, starts=2 if quick else 4)
+            _rounds(runners, missing, count=4 if quick else 8)
             for runner in runners.values():
                 runner.memory_mib = memory_mib(runner.process.pid)
             _drop_who_exported_nothing(runners, collectors, missing)
@@ -115,7 +131,11 @@ def measure(*, quick: bool) -> Report:
     figures = (*_call_figures(runners, missing), *_start_figures(runners), *_import_figures(5 if quick else 15))
     where = "the processes under test share one core" if split else "nothing is pinned here"
     pinned = "; ".join(f"{name}: {', '.join(what)}" for name, what in ENVIRONMENTS.items())
-    return Report("sdk", figures, (f"one call at a time, no sockets; {where}, in turns", *proofs, pinned))
+    rounds = sum(len(each) for one in runners.values() for each in one.rounds.values())
+    disturbed = sum(one.disturbed for one in runners.values())
+    said = f"{disturbed} of {rounds} rounds did not get their core for {_SHARE_MIN:.0%} of the time, even when repeated"
+    notes = (f"one call at a time, no sockets; {where}, in turns; {said}", *proofs, pinned)
+    return Report("sdk", figures, notes)
 
 
 def _install(name: str) -> str:

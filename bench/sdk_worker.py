@@ -104,12 +104,13 @@ def _round(ready: Ready, calls: Any, runner: asyncio.Runner, mode: str, count: i
     from bench.sdk_stub import MODES
 
     work = getattr(calls, mode.replace(" ", "_"))
-    cpu = time.process_time()
+    cpu, wall = time.process_time(), time.perf_counter()
     _, awaits = MODES[mode]
     taken = runner.run(_awaited(ready, work, count)) if awaits else _called(ready, work, count)
+    share = (time.process_time() - cpu) / (time.perf_counter() - wall)
     ready.flush()
     runner.run(_until_quiet())
-    return {"taken_ns": taken, "cpu_us": (time.process_time() - cpu) * 1e6 / count}
+    return {"taken_ns": taken, "cpu_us": (time.process_time() - cpu) * 1e6 / count, "share": share}
 
 
 def _called(ready: Ready, work: Callable[[], None], count: int) -> list[int]:

@@ -20,6 +20,7 @@ from bursar.adapters.ids import IdMaker
 from bursar.compose import find_config, now_us, open_data, open_treasury, settings_of
 from bursar.core.errors import ConfigError
 from bursar.core.scopes import VALUE_LENGTH_MAX, Scope, make_labels
+from bursar.doors.sdk import aiohttp_client, bedrock
 from bursar.doors.sdk.carry import hook_threads, unhook_threads
 from bursar.doors.sdk.hooks import install, remove
 from bursar.doors.sdk.http import LIBRARIES, client_class, hook, unhook
@@ -29,6 +30,11 @@ __all__ = ["async_http_client", "flush", "http_client", "init", "shutdown"]
 
 _MODES: Final = ("enforce", "observe")
 _EXIT_WAIT_S: Final = 5.0
+_HOOKS: Final = {
+    **dict.fromkeys(LIBRARIES, (hook, unhook)),
+    aiohttp_client.LIBRARY: (aiohttp_client.hook, aiohttp_client.unhook),
+    bedrock.LIBRARY: (bedrock.hook, bedrock.unhook),
+}
 _COLUMNS: Final = ("org", "team", "project", "user", "agent", "session")
 
 
@@ -91,7 +97,7 @@ def init(
         )
     )
     if patch:
-        install(dict.fromkeys(LIBRARIES, hook))
+        install({name: put for name, (put, _) in _HOOKS.items()})
         hook_threads()
 
 
@@ -109,10 +115,10 @@ def shutdown(timeout_s: float = _EXIT_WAIT_S) -> bool:
     session = activate(None)
     remove()
     unhook_threads()
-    for name in LIBRARIES:
+    for name, (_, take_away) in _HOOKS.items():
         library = sys.modules.get(name)
         if library is not None:
-            unhook(library)
+            take_away(library)
     return session is None or session.treasury.close(timeout_s)
 
 

@@ -49,7 +49,7 @@ from bursar.config import Retention, Settings, load_settings
 from bursar.console.site import Site
 from bursar.core.budgets import TASK_RULES, Budget, Standing
 from bursar.core.errors import BooksError, BooksFailedError, BursarError, ConfigError
-from bursar.core.ledger import SDK_PREFIX
+from bursar.core.ledger import OWN_PROCESS
 from bursar.core.observations import Observation, TaskOutcome
 from bursar.core.tallies import Tallies
 from bursar.doors.gateway.app import Clock, Gateway
@@ -68,7 +68,7 @@ __all__ = ["Running", "check_address", "serve"]
 _log = logging.getLogger("bursar")
 
 _SHIP_EVERY_S: Final = 1.0
-_SHIP_ROWS: Final = 5_000
+_SHIP_ROWS: Final = 20_000
 _SHIP_LATEST_S: Final = 10.0
 _SWEEP_EVERY_S: Final = 30.0
 _COMPACT_EVERY_S: Final = 3_600.0
@@ -158,7 +158,7 @@ class _Server:
     async def run(self, started: Callable[[Running], Awaitable[None] | None], stop: asyncio.Event) -> None:
         file = open_books_file(self._data, self._settings)
         # Calls of agents' own processes go on without a server.
-        expired = file.expire(before_us=None, keep=lambda attempt_id: attempt_id.startswith(SDK_PREFIX))
+        expired = file.expire(before_us=None, keep=lambda attempt_id: attempt_id.startswith(OWN_PROCESS))
         if expired:
             _log.warning(
                 "%d attempts were under way when the last server stopped: their estimates are charged", expired

@@ -73,6 +73,26 @@ def test_what_a_tool_adds_is_the_difference_to_its_neighbour(monkeypatch: pytest
     assert (found.p50_us, found.p99_us, found.cpu_us) == (30.0, 31.0, 80.0)
 
 
+def test_a_disturbed_round_is_repeated_and_the_least_disturbed_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first round that got its core counts; where none did, the best one does and is counted as disturbed."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from bench.sdk import Runner
+
+    def lines(*shares: float) -> Any:
+        return iter([{"taken_ns": [round(share * 1_000_000)], "cpu_us": 1.0, "share": share} for share in shares])
+
+    process: Any = None
+    runner = Runner("otel", tmp_path, process, None)
+    for shares in ((0.5, 0.9, 0.95), (0.3, 0.6, 0.4, 0.2, 0.99)):
+        answers = lines(*shares)
+        monkeypatch.setattr(Runner, "_round", lambda _self, _mode, _calls, answers=answers: next(answers))
+        runner.turn("call", 1, kept=True)
+    assert [taken for taken, _ in runner.rounds["call"]] == [[900.0], [600.0]]
+    assert runner.disturbed == 1
+
+
 def test_a_goal_beside_peers_is_missed_when_one_of_them_adds_less(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,8 +1,9 @@
 """Recipes as users run them: a program, its framework's own environment, a simulated provider, and then the reports.
 
 Rule 1: a program is started as it stands in its folder; what it is told is its budget, and where the provider is.
-Rule 2: every framework has an environment of its own, so that their pins do not fight. It is made once and again only
-        when its requirements or this project's change.
+Rule 2: every framework has an environment of its own, so that their pins do not fight, with what ``pip install bursar``
+        brings and no extra: reports come from the environment of the tests. It is made once, and again only when its
+        requirements or this project's change.
 Rule 3: a program's surroundings hold nothing of who runs the tests: no keys, no home, no proxy.
 """
 
@@ -15,6 +16,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 import urllib.request
 from collections.abc import AsyncGenerator
@@ -59,6 +61,7 @@ _QUIET = {
     "CREWAI_TRACING_ENABLED": "false",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "DISABLE_AUTOUPDATER": "1",
+    "MAX_THINKING_TOKENS": "0",  # what Claude Code says depends on the folder it is in: short answers end by themselves
 }
 """Frameworks that report home are told not to."""
 
@@ -146,8 +149,7 @@ class House:
                 assert line.startswith("Bursar listens on "), line
                 url = line.split()[3]
                 yield url
-                while await asyncio.to_thread(_waiting, url):
-                    await asyncio.sleep(0.2)
+                await asyncio.to_thread(_until_decided, url)
         finally:
             process.terminate()
             await process.communicate()
@@ -193,13 +195,17 @@ class House:
         }
 
 
-def _waiting(url: str) -> int:
-    """Observations of telemetry that the server has not decided on yet."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    found = re.search(r"^bursar_telemetry_backlog\S* (\S+)$", text, re.MULTILINE)
-    assert found, "the server does not say what waits"
-    return int(float(found[1]))
+def _until_decided(url: str) -> None:
+    """Until no observation of telemetry waits for the server's decision, which takes as long as a trace may still grow."""
+    for _ in range(300):
+        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        found = re.search(r"^bursar_telemetry_backlog\S* (\S+)$", text, re.MULTILINE)
+        assert found, "the server does not say what waits"
+        if float(found[1]) == 0:
+            return
+        time.sleep(0.1)
+    raise AssertionError("observations still wait")
 
 
 async def _run(python: Path, *words: str | Path, cwd: Path, variables: dict[str, str]) -> Run:
@@ -228,7 +234,7 @@ def environment(folder: str) -> Path:
     place = ROOT / ".venv-recipes" / folder
     required = HERE / folder / "requirements.txt"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    own = repr((project["dependencies"], project["optional-dependencies"]["server"], sys.version)).encode()
+    own = repr((project["dependencies"], sys.version)).encode()
     wanted = sha256(required.read_bytes() + own).hexdigest()
     python, stamp = place / "bin" / "python", place / ".installed"
     place.parent.mkdir(exist_ok=True)

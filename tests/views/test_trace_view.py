@@ -437,6 +437,24 @@ def test_findings_are_never_part_of_the_sums(ledger: MemoryLedger) -> None:
     assert tree.root.total.cost_nanousd == 18_000_000
 
 
+def test_calls_that_are_booked_while_one_asks_do_no_harm(ledger: MemoryLedger) -> None:
+    """A live task grows between the questions of one answer: what came too late for the first is in the next answer."""
+    ledger.attempt(task="t-1", cost_nanousd=1)
+
+    class Growing:
+        def rows(self, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+            found = ledger.rows(sql, parameters)
+            ledger.attempt(task="t-1", cost_nanousd=1)
+            ledger.span("late", task="t-1")
+            return found
+
+    tree = task(Growing(), "t-1")
+    assert isinstance(tree, TaskTree)
+    assert (tree.steps_left_out, tree.attempts_left_out) == (0, 0)
+    later = _tree(ledger, "t-1")
+    assert len(later.root.steps) == later.root.total.attempts > tree.root.total.attempts
+
+
 # --- outcomes and size -------------------------------------------------------------------------------------------
 
 

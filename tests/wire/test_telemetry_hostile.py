@@ -205,6 +205,26 @@ def test_whole_numbers_in_json(value: Any, count: int) -> None:
     assert found.reading.usage.input_tokens == count
 
 
+def test_nulls_in_json() -> None:
+    """A field that is null is one that was not sent."""
+    nothing = {
+        **a_span(CHAT),
+        "traceId": None,
+        "spanId": None,
+        "name": None,
+        "attributes": None,
+        "status": None,
+        "events": None,
+    }
+    named = {
+        **a_span(CHAT),
+        "parentSpanId": None,
+        "attributes": [{"key": None, "value": None}, {"key": "user.id", "value": None}],
+    }
+    export = read_traces(traces_json([nothing, named]), as_json=True)
+    assert (len(export.observations), export.rejected) == (1, 1)
+
+
 @pytest.mark.parametrize("code", [2, "STATUS_CODE_ERROR"])
 def test_enumerations_in_json(code: Any) -> None:
     """By number and by name."""

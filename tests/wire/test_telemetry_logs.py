@@ -6,11 +6,12 @@ import json
 from typing import Any
 
 import pytest
-from telemetry_making import START_NS, metrics_json, metrics_proto, recorded
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from bursar.core.observations import Observation
 from bursar.wire.otlp import read_metrics
 from bursar.wire.otlp_metrics import metric_observations
+from telemetry_making import START_NS, metrics_json, metrics_proto, recorded, set_attributes
 
 SECOND = 1_000_000_000
 START_US = START_NS // 1_000
@@ -53,6 +54,15 @@ def test_claude_code_requests() -> None:
     assert (found.scope.project, found.scope.agent, found.group) == ("claude-code", "main", "s-1")
     assert found.notes == ("counts=exclusive:claude_code", "price_assumption=cache_ttl_1h")
     assert "reported_by=provider" not in found.notes
+
+
+@pytest.mark.parametrize(
+    ("body", "scope"), [("claude_code.api_request", ""), ("", EVENTS), ("claude_code.api_request", EVENTS)]
+)
+def test_claude_code_is_known_by_its_text_or_its_scope(body: str, scope: str) -> None:
+    """Either is enough: collectors drop the one or the other."""
+    [found] = recorded(REQUEST, body=body, scope=scope)
+    assert found.name == "claude_code.api_request"
 
 
 def test_claude_code_on_bedrock() -> None:
@@ -240,8 +250,22 @@ def test_codex_histograms() -> None:
     }  # fmt: skip
     metric = {"name": "codex.turn.token_usage", "histogram": {"aggregationTemporality": 1, "dataPoints": [point]}}
     body = json.dumps({"resourceMetrics": [{"scopeMetrics": [{"metrics": [metric]}]}]}).encode()
-    [seen], _ = metric_observations(read_metrics(body, as_json=True).points, {})
+    request = ExportMetricsServiceRequest()
+    made = request.resource_metrics.add().scope_metrics.add().metrics.add(name="codex.turn.token_usage")
+    made.histogram.aggregation_temporality = 1
+    binary = made.histogram.data_points.add(count=3, sum=900.0, start_time_unix_nano=START_NS, time_unix_nano=START_NS)
+    set_attributes(binary.attributes, {"token_type": "input", "model": "gpt-5"})
+    ours = read_metrics(body, as_json=True)
+    assert ours == read_metrics(request.SerializeToString(), as_json=False)
+    [seen], _ = metric_observations(ours.points, {})
     assert counts(seen) == {"input_tokens": 900}
+
+
+def test_a_kind_of_token_that_nobody_knows() -> None:
+    """It is rejected by name: passed over, what it cost would be lost unseen."""
+    found = exported([tokens("thought", 5), tokens("output", 1)], cumulative=False)
+    assert (len(found.points), found.rejected) == (1, 1)
+    assert found.problem == "claude_code.token.usage: type 'thought' is not known"
 
 
 def test_histograms_of_the_conventions_are_never_priced() -> None:

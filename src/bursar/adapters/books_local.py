@@ -4,7 +4,9 @@ Rule 1: a hold is committed before it is granted. What ended is committed by who
         thread of its own: until then its hold stands, so that nothing is lost if the process dies.
 Rule 2: one transaction takes all that waits, endings first. A thread that must wait for the lock finds less to do.
 Rule 3: what cannot be written now stays and is tried again; one operation that no store takes is left out and said.
-Rule 4: a child of ``fork`` begins with an empty queue and a connection of its own: what waits is its parent's.
+Rule 4: a child of ``fork`` begins with an empty queue and a connection of its own: what waits is its parent's. The parent
+        closes its connection before it forks: SQLite would believe that the child has the parent's locks, and the next
+        process that closes the file would take the log away under it.
 Rule 5: a forgotten answer may be settled by the collector of garbage, at any moment, also in the middle of a turn: what only
         queues takes no lock that its own thread may hold.
 """
@@ -21,7 +23,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from bursar.core.admission import Claim, Crowded, Refusal
 from bursar.core.budgets import TaskLimit
@@ -38,6 +40,7 @@ __all__ = ["LocalBooks"]
 _log = logging.getLogger("bursar.books")
 
 _LINGER_S: Final = 0.02
+_IDLE_S: Final = 1.0
 _RETRY_S: Final = 0.5
 _BATCH_MAX: Final = 256
 _TOGETHER_MAX: Final = 32
@@ -45,12 +48,28 @@ _WAITING_MAX: Final = 20_000
 _RENEW_EVERY_S: Final = 30.0
 _EXIT_WAIT_S: Final = 5.0
 
-_Operation: TypeAlias = NeedsHold | NeedsSettlement | tuple[Attempt, Claim | None]
+
+class _Seen(NamedTuple):
+    """What already happened, and the budgets it counts toward."""
+
+    attempt: Attempt
+    claim: Claim | None
+
+
+class _Hold(NamedTuple):
+    """A hold that no budget looks at, made when it is written."""
+
+    attempt_id: str
+    make: Callable[[], NeedsHold]
+
+
+_Operation: TypeAlias = _Hold | NeedsSettlement | _Seen
 
 T = TypeVar("T")
 
-# Connections that a fork brought into a child. To close them there, or let them be collected, would tear down the log
-# and the locks of the parent's (https://www.sqlite.org/howtocorrupt.html, 2.6): they are kept and never used.
+# Connections that a fork brought into a child although they should not have been open. To close them there, or let them be
+# collected, would tear down the log and the locks of the parent's (https://www.sqlite.org/howtocorrupt.html, 2.6): they are
+# kept and never used.
 _INHERITED: Final[list[object]] = []
 _LIVING: Final[weakref.WeakSet[LocalBooks]] = weakref.WeakSet()
 
@@ -73,6 +92,7 @@ class LocalBooks:
         self._open_file = open_file
         self._beside = beside
         self._sweep = sweep
+        self._limited_tasks: set[str] = set()
         self._begin()
         self._file: BooksFile | None = open_file()  # now, so that what is wrong with it is said where it is set up
         _LIVING.add(self)
@@ -82,12 +102,31 @@ class LocalBooks:
         self._starting = threading.RLock()
         self._waiting: deque[_Operation] = deque()
         self._wake = threading.Event()
+        self._idle = False
+        self._due = False
+        self._since_s = 0.0
         self._thread: threading.Thread | None = None
         self._file = None
         self._closed = False
+        self._forking = False
         self._swept_s = time.monotonic()
         self.alive: set[str] = set()
         self.failure: str | None = None
+
+    def before_fork(self) -> None:
+        """Let nothing of the file come along (rule 4). Raises BooksBusyError in the middle of a turn of this thread."""
+        self._lock.__enter__()
+        self._forking = True
+        if self._file is not None:
+            self._limited_tasks |= self._file.admissions.limited_tasks
+            self._file.close()
+            self._file = None
+
+    def after_fork(self) -> None:
+        """This process is the parent: the file is opened again when it is needed."""
+        if self._forking:
+            self._forking = False
+            self._lock.__exit__()
 
     def forked(self) -> None:
         """This process is a child: begin anew (rule 4)."""
@@ -151,7 +190,8 @@ class LocalBooks:
             return use_of_task(*file.transaction(lambda: task_totals(file, task)))
 
     def limited_tasks(self) -> set[str]:
-        return self._file.admissions.limited_tasks if self._file is not None else set()
+        now = self._file.admissions.limited_tasks if self._file is not None else set[str]()
+        return self._limited_tasks | now
 
     def ask(self, question: Callable[[BooksFile], T]) -> T:
         """Ask the file when everything that ended is in it. Raises BooksError."""
@@ -161,19 +201,23 @@ class LocalBooks:
 
     # --- what need not wait -----------------------------------------------------------------------------------
 
-    def later(self, operation: NeedsHold | NeedsSettlement) -> None:
-        """Enter a hold that no budget looks at, or an ending, within a moment."""
-        if isinstance(operation, NeedsHold):
-            self.alive.add(operation.opening.attempt_id)
-        else:
-            self.alive.discard(operation.opening.attempt_id)
-        self._later(operation)
+    def hold_later(self, attempt_id: str, make: Callable[[], NeedsHold]) -> None:
+        """Enter a hold that no budget looks at within a moment, unless the call has ended by then."""
+        self.alive.add(attempt_id)
+        self._later(_Hold(attempt_id, make))
+
+    def settle_later(self, settlement: NeedsSettlement) -> None:
+        """Enter an ending within a moment."""
+        self.alive.discard(settlement.opening.attempt_id)
+        self._later(settlement)
 
     def observe(self, attempt: Attempt, claim: Claim | None) -> None:
         """Book what already happened, within a moment. It counts toward the budgets of the claim."""
-        self._later((attempt, claim))
+        self._later(_Seen(attempt, claim))
 
     def _later(self, operation: _Operation) -> None:
+        if not self._waiting:
+            self._since_s = time.monotonic()
         self._waiting.append(operation)
         if self._closed:  # a stream that outlived the session
             self._write_late()
@@ -182,9 +226,10 @@ class LocalBooks:
 
     def wake(self) -> None:
         """Let the thread look, a moment from now."""
+        self._due = True
         if self._thread is None:
             self._start()
-        if not self._wake.is_set():
+        if self._idle:
             self._wake.set()
 
     def _start(self) -> None:
@@ -234,12 +279,16 @@ class LocalBooks:
     # --- the thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        pause = _LINGER_S
+        pause, until_s = _LINGER_S, time.monotonic() + _IDLE_S
         while not self._closed:
-            self._wake.wait(_RENEW_EVERY_S)
-            if not self._closed:
-                time.sleep(pause)  # what comes in the meantime goes into the same transaction
-            self._wake.clear()
+            if not self._due and time.monotonic() > until_s:
+                self._doze()
+            # What comes in the meantime goes into the same transaction, here or with the next hold.
+            time.sleep(max(pause, self._since_s + _LINGER_S - time.monotonic()) if self._waiting else pause)
+            if not self._due or (self._waiting and time.monotonic() < self._since_s + _LINGER_S):
+                continue
+            self._due = False
+            until_s = time.monotonic() + _IDLE_S
             try:
                 with self._lock:
                     if self._closed:
@@ -253,7 +302,16 @@ class LocalBooks:
                     _log.error("the books cannot be written, trying again: %s", error)
                 self.failure = str(error)
                 pause = _RETRY_S
-                self._wake.set()
+                self._due = True
+
+    def _doze(self) -> None:
+        """Wait to be woken: while calls come one after the other that would take each of them a switch of threads."""
+        self._idle = True
+        if not self._due:
+            self._wake.wait(_RENEW_EVERY_S)
+        self._idle = False
+        self._wake.clear()
+        self._due = True
 
     def _sweep_now(self) -> None:
         now = time.monotonic()
@@ -343,27 +401,43 @@ def _is_their_fault(error: BooksFailedError) -> bool:
 
 def _sorted(
     batch: Sequence[_Operation],
-) -> tuple[list[NeedsHold | NeedsSettlement], list[tuple[Attempt, Claim | None]]]:
+) -> tuple[list[NeedsHold | NeedsSettlement], list[_Seen]]:
     """What is to be applied, and what is to be booked as seen: a call that no budget looked at, and that is over before its
     hold was entered, needs none."""
-    held = {each.opening.attempt_id for each in batch if isinstance(each, NeedsHold)}
+    held = {each.attempt_id for each in batch if isinstance(each, _Hold)}
     over = held and {each.opening.attempt_id for each in batch if isinstance(each, NeedsSettlement)} & held
     calls: list[NeedsHold | NeedsSettlement] = []
-    seen: list[tuple[Attempt, Claim | None]] = []
+    seen: list[_Seen] = []
     for each in batch:
-        if isinstance(each, tuple):
-            seen.append(each)
-        elif not over or each.opening.attempt_id not in over:
-            calls.append(each)
-        elif isinstance(each, NeedsSettlement) and each.attempt is not None:
-            seen.append((each.attempt, None))
+        match each:
+            case _Seen():
+                seen.append(each)
+            case _Hold(attempt_id, make):
+                if attempt_id not in over:
+                    calls.append(make())
+            case NeedsSettlement(opening, attempt):
+                if opening.attempt_id not in over:
+                    calls.append(each)
+                elif attempt is not None:
+                    seen.append(_Seen(attempt, None))
     return calls, seen
 
 
-def _after_fork() -> None:
+def _before_fork() -> None:
+    for books in list(_LIVING):
+        with suppress(BooksBusyError, sqlite3.Error):
+            books.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for books in list(_LIVING):
+        books.after_fork()
+
+
+def _after_fork_in_child() -> None:
     for books in list(_LIVING):
         with suppress(Exception):  # a child must come to life whatever is wrong with its parent's books
             books.forked()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -104,22 +104,34 @@ class DuckLedger:
 
     def append_traces(self, rows: Sequence[TraceRows]) -> None:
         """What was kept of traces. Raises LedgerError, and then nothing has changed."""
-        if not rows:
-            return
+        spans = [kept for kept in rows if not kept.outcomes]
+        outcomes = [kept for kept in rows if kept.outcomes]
         with (
             _failures(f"take {len(rows)} pieces of traces"),
-            NamedTemporaryFile(dir=self._spool, prefix=_SPOOL, suffix=".json") as file,
+            self._file_of(spans) as span_file,
+            self._file_of(outcomes) as outcome_file,
             self._lock,
+            self._transaction(),
         ):
+            if any(kept.revised for kept in spans):
+                self._run(_RESPANS, path=span_file)
+                self._run(_SPANS, path=span_file)
+            elif spans:  # nothing is there twice, and nothing of it has to be looked for
+                self._run(_NEW_SPANS, path=span_file)
+            if outcomes:
+                self._run(_OUTCOMES, path=outcome_file)
+            last = max((kept.sequence for kept in rows), default=0)
+            self._db.execute("UPDATE trace_position SET last_sequence = greatest(last_sequence, ?)", [last])
+
+    @contextmanager
+    def _file_of(self, rows: Sequence[TraceRows]) -> Generator[str]:
+        """A file of rows for as long as this is open, each with its sequence."""
+        with NamedTemporaryFile(dir=self._spool, prefix=_SPOOL, suffix=".json") as file:
             for kept in rows:
                 head = b'{"sequence":%d,' % kept.sequence
                 file.writelines(head + line[1:] + b"\n" for line in kept.lines.split(b"\n") if line)
             file.flush()
-            with self._transaction():
-                self._run(_TRACES, path=file.name, revised=any(kept.revised for kept in rows))
-                self._db.execute(
-                    "UPDATE trace_position SET last_sequence = greatest(last_sequence, ?)", [rows[-1].sequence]
-                )
+            yield file.name
 
     def restart_traces(self) -> None:
         """The trace store is a new one: it is read from its beginning."""
@@ -206,7 +218,10 @@ _APPEND_BACK: Final = _sql("ledger_append")
 # The table of what is taken back is there only after something was.
 _APPEND: Final = _APPEND_BACK.rpartition("\n  AND")[0]
 _RETRACT: Final = _sql("ledger_retract")
-_TRACES: Final = _sql("ledger_traces")
+_RESPANS: Final = _sql("ledger_respans")
+_SPANS: Final = _sql("ledger_spans")
+_NEW_SPANS: Final = _SPANS.rpartition("\n-- Of what")[0]
+_OUTCOMES: Final = _sql("ledger_outcomes")
 _ROLLUP: Final = _sql("ledger_rollup")
 _DELETE: Final = (
     "DELETE FROM attempt WHERE started_at >= make_timestamp($begin) AND started_at < make_timestamp($until)"

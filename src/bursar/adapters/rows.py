@@ -79,6 +79,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tru
     http_status: int | None = None
     error: str = ""
     response_id: str = ""
+    request_id: str = ""
     finish: str = ""
     tools: tuple[str, ...] = ()
     stream: bool = False
@@ -173,6 +174,7 @@ def row_of(attempt: Attempt) -> Row:
         http_status=attempt.http_status,
         error=attempt.error,
         response_id=attempt.response_id,
+        request_id=attempt.request_id,
         finish=attempt.finish,
         tools=attempt.tools,
         stream=opening.stream,

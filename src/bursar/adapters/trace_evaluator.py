@@ -165,8 +165,9 @@ class TraceEvaluator:
         self._keys: dict[str, Scope | None] = {}
         self._known_groups: set[str] = set()
         self._others = store.last_sequence()
-        if not self._followed and not self._others:
-            self._followed = books.last_sequence()  # a new store: what is in the books already is none of its traces
+        if self._followed < 0:  # a new store: what is in the books already is none of its traces
+            self._followed = self._kept_followed = books.last_sequence()
+            store.record(Record(followed=self._followed))
         self._recover()
 
     # --- what comes in ----------------------------------------------------------------------------------------
@@ -425,9 +426,10 @@ class TraceEvaluator:
             for row in kept.get(open_.key, ()):
                 seen = row.observation()
                 open_.trace.take(seen)
-                if row.door == "otlp":
-                    attempt_id = row.attempt_id if row.charged else ""
-                    open_.states[row.span_id] = _State(row.version, attempt_id, seen, row.scope, row.attempt_id)
+                if seen.door == "otlp":
+                    open_.states[row.row.span_id] = _State(
+                        row.rest.version, _charged(row), seen, row.scope, row.row.attempt_id
+                    )
             for key, state in self._recovered.pop(open_.key, {}).items():
                 before = open_.states.get(key, _UNDECIDED)
                 if state.version > before.version or state.attempt_id != before.attempt_id:
@@ -552,7 +554,7 @@ class TraceEvaluator:
         self._recovered.clear()
         rows = self._books.connection.execute(
             "SELECT attempt_id, stage, payload FROM entry WHERE sequence > ? AND attempt_id GLOB 'otlp:*' ORDER BY sequence",
-            (min(self._followed, self._store.followed() or self._followed),),
+            (self._store.followed(),),
         )
         for attempt_id, stage, payload in rows:
             place = _place_of(attempt_id)
@@ -566,10 +568,15 @@ class TraceEvaluator:
                 states[place[1]] = _State(version, "")
         for trace, kept in self._store.traces(list(self._recovered)).items():
             for row in kept:
-                state = self._recovered[trace].get(row.span_id)
-                if state and (state.version, state.attempt_id) == (row.version, row.attempt_id if row.charged else ""):
-                    del self._recovered[trace][row.span_id]
+                state = self._recovered[trace].get(row.row.span_id)
+                if state and (state.version, state.attempt_id) == (row.rest.version, _charged(row)):
+                    del self._recovered[trace][row.row.span_id]
         self._recovered = {trace: states for trace, states in self._recovered.items() if states}
+
+
+def _charged(kept: KeptSpan) -> str:
+    """The attempt that a kept observation became, "" for none: it may also stand for somebody else's."""
+    return kept.row.attempt_id if kept.rest.charged else ""
 
 
 def _meet(open_: _Open, row: NearerRow) -> None:

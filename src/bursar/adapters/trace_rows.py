@@ -1,13 +1,13 @@
 """Observations as they are kept: what was decided of one, as a row of the ledger that can be decided again.
 
-Rule 1: a row is one JSON object on one line. The ledger takes the columns it knows and passes over the rest.
+Rule 1: what the ledger takes is one JSON object on one line; what only deciding again needs is kept apart from it.
 Rule 2: from the rows of a trace everything the receiver knew of it can be made again, the scope that was charged too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -16,11 +16,19 @@ from bursar.core.prices import Reading
 from bursar.core.scopes import Scope
 from bursar.core.traces import Verdict
 
-__all__ = ["KeptSpan", "decode_arrival", "decode_lines", "encode_arrival", "encode_outcomes", "kept_of", "lines_of"]
+__all__ = [
+    "KeptSpan",
+    "decode_arrival",
+    "decode_spans",
+    "encode_arrival",
+    "encode_outcomes",
+    "encode_spans",
+    "kept_of",
+]
 
 
-class KeptSpan(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A verdict, flat. ``span_id`` is the observation's key in its trace; ``version`` counts the attempts it became."""
+class SpanRow(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What the ledger takes of a verdict. ``span_id`` is the observation's key in its trace."""
 
     trace_id: str
     span_id: str
@@ -44,71 +52,86 @@ class KeptSpan(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     size_bytes: int | None = None
     attempt_id: str = ""
     revised: bool = False
-    key: str = ""
-    labels: tuple[tuple[str, str], ...] = ()
-    own: Scope | None = None
-    source: str = "span"
-    operation: str = ""
-    provider: str = ""
-    model_asked: str = ""
-    reading: Reading | None = None
-    group: str = ""
-    stream: bool = False
-    first_token_ms: float | None = None
-    notes: tuple[str, ...] = ()
-    version: int = 0
-    charged: bool = False
-    in_trace: bool = True
+
+
+class SpanRest(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What it takes besides to decide again. ``version`` counts the attempts it became; ``own`` is the scope that was said,
+    None where it is the complete one."""
+
+    key: str
+    labels: tuple[tuple[str, str], ...]
+    own: Scope | None
+    source: str
+    operation: str
+    provider: str
+    model_asked: str
+    reading: Reading | None
+    group: str
+    stream: bool
+    first_token_ms: float | None
+    notes: tuple[str, ...]
+    version: int
+    charged: bool
+    in_trace: bool
+
+
+class KeptSpan(NamedTuple):
+    """A verdict as it is kept."""
+
+    row: SpanRow
+    rest: SpanRest
 
     @property
     def scope(self) -> Scope:
         """The complete scope, as it was decided."""
+        row = self.row
         return Scope(
-            self.org,
-            self.team,
-            self.project,
-            self.user,
-            self.agent,
-            self.session,
-            self.task,
-            self.parent_task,
-            self.key,
-            self.labels,
+            row.org,
+            row.team,
+            row.project,
+            row.user,
+            row.agent,
+            row.session,
+            row.task,
+            row.parent_task,
+            self.rest.key,
+            self.rest.labels,
         )
 
     def observation(self) -> Observation:
         """What was said."""
-        record = self.source != "span"
+        row, rest = self
+        record = rest.source != "span"
         return Observation(
-            source=self.source,  # type: ignore[arg-type]
-            door=self.door,  # type: ignore[arg-type]
-            name=self.name,
-            kind=self.kind,  # type: ignore[arg-type]
-            started_us=self.started_us,
-            ended_us=self.ended_us,
-            trace_id=self.trace_id if self.in_trace else "",
-            span_id=self.parent_id if record else self.span_id,
-            parent_id="" if record else self.parent_id,
-            operation=self.operation,
-            provider=self.provider,
-            model_asked=self.model_asked,
-            reading=self.reading,
-            scope=self.scope if self.own is None else self.own,
-            tool=self.tool,
-            group=self.group,
-            status=self.status,  # type: ignore[arg-type]
-            error=self.error,
-            stream=self.stream,
-            first_token_ms=self.first_token_ms,
-            size_bytes=self.size_bytes,
-            notes=self.notes,
+            source=rest.source,  # type: ignore[arg-type]
+            door=row.door,  # type: ignore[arg-type]
+            name=row.name,
+            kind=row.kind,  # type: ignore[arg-type]
+            started_us=row.started_us,
+            ended_us=row.ended_us,
+            trace_id=row.trace_id if rest.in_trace else "",
+            span_id=row.parent_id if record else row.span_id,
+            parent_id="" if record else row.parent_id,
+            operation=rest.operation,
+            provider=rest.provider,
+            model_asked=rest.model_asked,
+            reading=rest.reading,
+            scope=self.scope if rest.own is None else rest.own,
+            tool=row.tool,
+            group=rest.group,
+            status=row.status,  # type: ignore[arg-type]
+            error=row.error,
+            stream=rest.stream,
+            first_token_ms=rest.first_token_ms,
+            size_bytes=row.size_bytes,
+            notes=rest.notes,
         )
 
 
 def kept_of(trace: str, verdict: Verdict, *, attempt_id: str, version: int, charged: bool, revised: bool) -> KeptSpan:
     """What is kept of a verdict."""
     seen, scope = verdict.observation, verdict.scope
-    return KeptSpan(
+    row = SpanRow(
         seen.trace_id or trace,
         verdict.key,
         seen.parent_id if seen.source == "span" else seen.span_id,
@@ -131,6 +154,8 @@ def kept_of(trace: str, verdict: Verdict, *, attempt_id: str, version: int, char
         seen.size_bytes,
         attempt_id,
         revised,
+    )
+    rest = SpanRest(
         scope.key,
         scope.labels,
         None if seen.scope == scope else seen.scope,
@@ -147,6 +172,7 @@ def kept_of(trace: str, verdict: Verdict, *, attempt_id: str, version: int, char
         charged,
         bool(seen.trace_id),
     )
+    return KeptSpan(row, rest)
 
 
 class _KeptOutcome(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -158,18 +184,20 @@ class _KeptOutcome(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 _encoder: Final = msgspec.json.Encoder()
-_decoder: Final = msgspec.json.Decoder(KeptSpan)
-_arrival_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.json.Decoder(SpanRow)
+_packer: Final = msgspec.msgpack.Encoder()
+_rest_decoder: Final = msgspec.msgpack.Decoder(list[SpanRest])
 _arrival_decoder: Final = msgspec.msgpack.Decoder(list[Observation])
 
 
-def lines_of(spans: Iterable[KeptSpan]) -> bytes:
-    return _encoder.encode_lines(spans)
+def encode_spans(spans: Sequence[KeptSpan]) -> tuple[bytes, bytes]:
+    """Rows for the ledger, one a line, and the rest."""
+    return _encoder.encode_lines([row for row, _ in spans]), _packer.encode([rest for _, rest in spans])
 
 
-def decode_lines(lines: bytes) -> list[KeptSpan]:
+def decode_spans(lines: bytes, rest: bytes) -> list[KeptSpan]:
     """Raises msgspec.MsgspecError."""
-    return _decoder.decode_lines(lines)
+    return list(map(KeptSpan, _decoder.decode_lines(lines), _rest_decoder.decode(rest)))
 
 
 def encode_outcomes(outcomes: Iterable[TaskOutcome]) -> bytes:
@@ -179,7 +207,7 @@ def encode_outcomes(outcomes: Iterable[TaskOutcome]) -> bytes:
 
 
 def encode_arrival(observations: Sequence[Observation]) -> bytes:
-    return _arrival_encoder.encode(observations)
+    return _packer.encode(observations)
 
 
 def decode_arrival(data: bytes) -> list[Observation]:

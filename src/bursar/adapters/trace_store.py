@@ -29,7 +29,7 @@ from bursar.engine.ports import TraceRows
 from .books_batch import select_in
 from .books_errors import books_error
 from .books_file import statements, use_wal
-from .trace_rows import KeptSpan, decode_arrival, decode_lines, encode_arrival, encode_outcomes, kept_of, lines_of
+from .trace_rows import KeptSpan, decode_arrival, decode_spans, encode_arrival, encode_outcomes, encode_spans, kept_of
 
 __all__ = ["NearerRow", "Record", "Segment", "TraceStore"]
 
@@ -125,6 +125,10 @@ class TraceStore:
         except sqlite3.Error as error:
             raise books_error(error) from error
 
+    def checkpoint_by_hand(self) -> None:
+        """From now on nothing but ``checkpoint`` moves the log into the file."""
+        self._db.execute("PRAGMA wal_autocheckpoint = 0")
+
     def checkpoint(self) -> None:
         """Move the log into the file, and let it begin again where it has grown large."""
         _, pages, _ = self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -148,7 +152,7 @@ class TraceStore:
             self._insert_segments(segments, decided=0)
             if outcomes:
                 self._db.execute(
-                    "INSERT INTO segment (trace, at_us, decided, revised, lines) VALUES ('', ?, 0, 1, ?)",
+                    "INSERT INTO segment (trace, at_us, decided, revised, lines, rest) VALUES ('', ?, 0, 1, ?, x'')",
                     (self._clock_us(), encode_outcomes(outcomes)),
                 )
 
@@ -209,9 +213,9 @@ class TraceStore:
     def _insert_segments(self, segments: Iterable[Segment], *, decided: int) -> None:
         now = self._clock_us()
         self._db.executemany(
-            "INSERT INTO segment (trace, at_us, decided, revised, lines) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO segment (trace, at_us, decided, revised, lines, rest) VALUES (?, ?, ?, ?, ?, ?)",
             [
-                (each.trace, now, decided, int(any(span.revised for span in each.spans)), lines_of(each.spans))
+                (each.trace, now, decided, any(span.row.revised for span in each.spans), *encode_spans(each.spans))
                 for each in segments
             ],
         )
@@ -219,9 +223,11 @@ class TraceStore:
     def traces(self, keys: Sequence[str]) -> dict[str, list[KeptSpan]]:
         """What was kept of traces, in order: of several with one key the last counts."""
         found: defaultdict[str, list[KeptSpan]] = defaultdict(list)
-        rows = select_in(self._db, "SELECT trace, sequence, lines FROM segment WHERE trace <> '' AND trace IN", keys)
-        for trace, _, lines in sorted(set(rows)):
-            found[trace].extend(decode_lines(lines))
+        rows = select_in(
+            self._db, "SELECT trace, sequence, lines, rest FROM segment WHERE trace <> '' AND trace IN", keys
+        )
+        for trace, _, lines, rest in sorted(rows):
+            found[trace].extend(decode_spans(lines, rest))
         return found
 
     def nearer(self, traces: Sequence[str]) -> list[NearerRow]:
@@ -252,7 +258,7 @@ class TraceStore:
         return last, [row[0] for row in rows]
 
     def followed(self) -> int:
-        """How far the books have been followed."""
+        """How far the books have been followed, -1 when nobody has begun."""
         (sequence,) = self._db.execute("SELECT sequence FROM followed").fetchone()
         return sequence
 
@@ -265,11 +271,11 @@ class TraceStore:
     def rows_after(self, sequence: int, limit: int) -> list[TraceRows]:
         """Segments for the ledger after a sequence. Metrics have no place in a task: they stay."""
         rows = self._db.execute(
-            "SELECT sequence, lines, revised FROM segment WHERE sequence > ? AND trace NOT GLOB 'metric.*'"
+            "SELECT sequence, lines, revised, trace FROM segment WHERE sequence > ? AND trace NOT GLOB 'metric.*'"
             " ORDER BY sequence LIMIT ?",
             (sequence, limit),
         )
-        return [TraceRows(number, lines, bool(revised)) for number, lines, revised in rows]
+        return [TraceRows(number, lines, bool(revised), not trace) for number, lines, revised, trace in rows]
 
     def prune(self, before_us: int, *, shipped: int) -> int:
         """Forget what is older, as far as the ledger has it. Returns how many segments went."""

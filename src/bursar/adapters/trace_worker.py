@@ -33,6 +33,7 @@ T = TypeVar("T")
 _BACKLOG_MAX: Final = 100_000
 _RETRY_S: Final = 2
 _ROUNDS_MAX: Final = 50
+_CHECKPOINT_EVERY_S: Final = 2.0
 
 
 class TraceWorker:
@@ -54,6 +55,7 @@ class TraceWorker:
         self._books: BooksFile | None = None
         self._store: TraceStore | None = None
         self._evaluator: TraceEvaluator | None = None
+        self._checkpointed_s = 0.0
         self.taken: Final[Counter[tuple[str, str]]] = Counter()
         """Observations by signal, taken or rejected."""
 
@@ -97,6 +99,9 @@ class TraceWorker:
         if self._store is None or self._evaluator is None:
             self._books = self._open_books()
             self._store = self._open_store()
+            # What ships to the ledger moves the books' log into their file, and ``_evaluate`` that of the store.
+            self._books.connection.execute("PRAGMA wal_autocheckpoint = 0")
+            self._store.checkpoint_by_hand()
             self._evaluator = TraceEvaluator(self._books, self._store, self._rulebook)
             self._evaluator.resume(time.monotonic())
         return self._store, self._evaluator
@@ -129,8 +134,10 @@ class TraceWorker:
 
     def _evaluate(self, *, everything: bool) -> bool:
         store, evaluator = self._parts()
-        more = evaluator.evaluate(time.monotonic(), everything=everything)
-        if not more:
+        now_s = time.monotonic()
+        more = evaluator.evaluate(now_s, everything=everything)
+        if now_s - self._checkpointed_s > _CHECKPOINT_EVERY_S:
+            self._checkpointed_s = now_s
             store.checkpoint()
         return more
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -15,8 +16,6 @@ from .trace_store import TraceStore
 
 __all__ = ["LocalTraces"]
 
-# As the books' (``books_local``): what a fork brought along is neither used nor closed.
-_INHERITED: Final[list[object]] = []
 _LIVING: Final[weakref.WeakSet[LocalTraces]] = weakref.WeakSet()
 
 
@@ -27,6 +26,7 @@ class LocalTraces:
         self._open_store = open_store
         self._lock = threading.Lock()
         self._store: TraceStore | None = None
+        self._forking = False
         _LIVING.add(self)
 
     def take(self, observations: Sequence[Observation], outcomes: Sequence[TaskOutcome] = ()) -> None:
@@ -42,18 +42,39 @@ class LocalTraces:
                 self._store.close()
                 self._store = None
 
+    def before_fork(self) -> None:
+        """Let nothing of the file come along, as with the books (``books_local``, rule 4)."""
+        self._lock.acquire()
+        self._forking = True
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def after_fork(self) -> None:
+        if self._forking:
+            self._forking = False
+            self._lock.release()
+
     def forked(self) -> None:
         """This process is a child."""
-        if self._store is not None:
-            _INHERITED.append(self._store)
         self._lock = threading.Lock()
-        self._store = None
+        self._forking = False
 
 
-def _after_fork() -> None:
+def _before_fork() -> None:
     for traces in list(_LIVING):
-        with suppress(Exception):  # a child must come to life whatever is wrong with its parent's store
-            traces.forked()
+        with suppress(sqlite3.Error):
+            traces.before_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+def _after_fork_in_parent() -> None:
+    for traces in list(_LIVING):
+        traces.after_fork()
+
+
+def _after_fork_in_child() -> None:
+    for traces in list(_LIVING):
+        traces.forked()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

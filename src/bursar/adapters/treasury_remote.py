@@ -5,6 +5,7 @@ Rule 1: what happened is on disk before anybody goes on, in a file of this proce
 Rule 2: a server that cannot be reached is asked again no sooner than ``_AWAY_S`` later; until then calls go on where the
         last answer for their scope said how much may be spent meanwhile, and stop where it did not.
 Rule 3: only the standard library: an agent's process must stay light.
+Rule 4: a spool that cannot be written costs nobody their answer: what happened waits in memory then, and this is said.
 """
 
 from __future__ import annotations
@@ -89,13 +90,16 @@ class RemoteTreasury:
 
     def _begin(self) -> None:
         self._connections = threading.local()
-        self._lock = threading.Lock()
+        self._lock = (
+            threading.RLock()
+        )  # the collector of garbage may settle a forgotten answer while this thread has it
         self._sending = threading.Lock()
         self._waiting: deque[tuple[bytes, int]] = deque()
         self._spool = _Spool(self._folder)
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._closed = False
+        self._spool_failed = False
         self._away_until = 0.0
         self._said_away = False
         self._offline: dict[Scope, int | None] = {}
@@ -181,9 +185,21 @@ class RemoteTreasury:
     def _tell(self, told: Told) -> None:
         line = encode(told)
         with self._lock:
-            self._waiting.append((line, self._spool.append(line)))
+            self._waiting.append((line, self._spooled(line)))
             self._start()
         self._wake.set()
+
+    def _spooled(self, line: bytes) -> int:
+        """Where it ends in the spool, or where the spool ends without it (rule 4)."""
+        try:
+            end = self._spool.append(line)
+        except (OSError, BooksFailedError) as error:
+            if not self._spool_failed:
+                _log.error("the spool in %s cannot be written, what happens is only in memory: %s", self._folder, error)
+            self._spool_failed = True
+            return self._spool.end
+        self._spool_failed = False
+        return end
 
     def _start(self) -> None:
         if self._thread is None and not self._closed:
@@ -357,16 +373,31 @@ class _Spool:
         self._file: Any = None
         self._end = 0
 
+    @property
+    def end(self) -> int:
+        return self._end
+
     def append(self, line: bytes) -> int:
         """Returns where the line ends."""
         if self._file is None:
-            self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", 0)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = self._locked()
         if self._end + len(line) > _SPOOL_BYTES_MAX:
             raise BooksFailedError(f"{self._path} has {self._end} bytes: the server has been away for too long")
-        self._file.write(line + b"\n")
-        self._end += len(line) + 1
+        data = line + b"\n"
+        if self._file.write(data) != len(data):  # the disk is full: half a line must not become part of the next one
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+            raise BooksFailedError(f"{self._path} cannot take {len(data)} bytes more")
+        self._end += len(data)
         return self._end
+
+    def _locked(self) -> Any:
+        """The file, under a name that others look for only when it is locked."""
+        new = self._path.with_suffix(".new")
+        file = os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", 0)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new.rename(self._path)
+        return file
 
     def done(self, end: int, *, empty: bool) -> None:
         """The server has everything up to there. The file is emptied when nothing waits any more."""

@@ -31,7 +31,7 @@ from bursar.core.ledger import Status
 from bursar.core.prices import Reading
 from bursar.core.usage import Usage
 from bursar.engine.ports import Allowance, ClientGoneError, HttpAnswer, HttpRequest, Sink
-from bursar.wire.dialect import Dialect, Meter, RequestFacts, refused_reading, with_request
+from bursar.wire.dialect import Dialect, Meter, RequestFacts, refused_reading, request_id, with_request
 
 __all__ = ["HttpAttempt", "ProviderClient"]
 
@@ -92,8 +92,8 @@ class HttpAttempt:
     """``engine.ports.HttpUpstream``: one attempt. ``answer`` is set once a whole answer came, ``failure`` if none will."""
 
     __slots__ = (
-        "_allowance", "_answer_bytes_max", "_client", "_dialect", "_facts", "_first_ms", "_hide_usage", "_meter", "_request", "_sink",
-        "_started", "_status", "answer", "failure",
+        "_allowance", "_answer_bytes_max", "_client", "_dialect", "_facts", "_first_ms", "_hide_usage", "_meter", "_request",
+        "_request_id", "_sink", "_started", "_status", "answer", "failure",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +119,7 @@ class HttpAttempt:
         self._started = time.perf_counter()
         self._first_ms: float | None = None
         self._status: int | None = None
+        self._request_id = ""
         self.answer: HttpAnswer | None = None
         self.failure = ""
 
@@ -138,6 +139,7 @@ class HttpAttempt:
             async with builder.build_streamed() as response:
                 self._status = response.status
                 headers = tuple([pair for pair in response.headers.items() if pair[0] not in _HOP_BY_HOP])
+                self._request_id = request_id(headers)
                 if self._request.stream and response.status < 400:
                     return await self._stream(response, headers)
                 return await self._whole(response, headers)
@@ -225,6 +227,7 @@ class HttpAttempt:
             http_status=self._status,
             latency_ms=self._elapsed_ms(),
             first_token_ms=self._first_ms if self._request.stream else None,
+            request_id=self._request_id,
         )
 
     def _elapsed_ms(self) -> float:

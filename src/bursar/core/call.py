@@ -65,7 +65,8 @@ class NotHeld:
 class Reply:
     """What came back from the provider. ``left`` is False only when the request provably never left.
 
-    ``latency_ms`` runs from the start of the attempt to its last byte, ``first_token_ms`` to its first.
+    ``latency_ms`` runs from the start of the attempt to its last byte, ``first_token_ms`` to its first. ``request_id`` is what
+    the provider called the request in its answer's headers.
     """
 
     reading: Reading
@@ -74,6 +75,7 @@ class Reply:
     http_status: int | None = None
     latency_ms: float | None = None
     first_token_ms: float | None = None
+    request_id: str = ""
 
 
 @valueclass
@@ -164,6 +166,7 @@ def attempt_of(opening: Opening, reply: Reply, charge: Charge) -> Attempt:
         response_id=reading.response_id,
         finish=reading.finish,
         tools=reading.tools,
+        request_id=reply.request_id,
     )
 
 

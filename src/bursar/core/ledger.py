@@ -22,6 +22,8 @@ from .values import valueclass
 
 __all__ = [
     "ENDINGS",
+    "MCP_PREFIX",
+    "OWN_PROCESS",
     "SDK_PREFIX",
     "Attempt",
     "Door",
@@ -41,7 +43,9 @@ Status: TypeAlias = Literal["ok", "error", "cancelled", "cut", "ended", "expired
 ended the stream because its budget had no more; the process died and the sweeper closed it."""
 
 SDK_PREFIX: Final = "sdk-"
-"""What the ids begin with of attempts that agents' own processes make: they live on when a server stops."""
+MCP_PREFIX: Final = "mcp-"
+OWN_PROCESS: Final = (SDK_PREFIX, MCP_PREFIX)
+"""What the ids begin with of attempts that processes of their own make: they live on when a server stops."""
 
 ENDINGS: Final[tuple[Ending, ...]] = ("settle", "void", "expire")
 
@@ -110,6 +114,7 @@ class Attempt:
     finish: str = ""
     tools: tuple[str, ...] = ()
     avoided: NanoUSD | None = None
+    request_id: str = ""
 
 
 def accounts(scope: Scope) -> tuple[str, ...]:

@@ -108,15 +108,20 @@ class _Node:
         self.key = key
         self.seen: Observation | None = None
         self.parent = ""
-        self.children: list[str] = []
+        self.children: tuple[str, ...] | list[str] = ()  # most have none: a list is made for those that do
         self.bits = 0
-        self.lives: list[str] = []
-        self.tool_lives: list[str] = []
-        self.twins: set[str] = set()  # spans below that saw the same call of the same tool
+        self.lives: tuple[str, ...] = ()
+        self.tool_lives: tuple[str, ...] = ()
+        self.twins: tuple[str, ...] = ()  # spans below that saw the same call of the same tool
         self.top = key  # towards the root, for finding cycles
         self.scope = NOBODY
         self.task = ""
         self.under = ""  # the nearest model span above that states figures
+
+    def add(self, child: str) -> None:
+        if isinstance(self.children, tuple):
+            self.children = []
+        self.children.append(child)
 
     def own_bits(self) -> int:
         bits = _LIVE | _FIGURES if self.lives else 0
@@ -181,7 +186,10 @@ class Trace:
         lives = node.lives if live.kind == "model" else node.tool_lives
         if live.attempt_id in lives:
             return
-        lives.append(live.attempt_id)
+        if live.kind == "model":
+            node.lives = (*lives, live.attempt_id)
+        else:
+            node.tool_lives = (*lives, live.attempt_id)
         self._touched.add(node.key)
         self._touch_records(node, 1)
         if live.kind == "model":
@@ -226,7 +234,7 @@ class Trace:
             return
         above = self._node(parent)
         node.parent = parent
-        above.children.append(node.key)
+        above.add(node.key)
         if self._top(parent) == node.key:
             self._stale = True  # it would be its own ancestor
         node.top = parent
@@ -271,14 +279,14 @@ class Trace:
             if node.seen is not None and (parent := _parent_of(node.seen)):
                 self._node(parent)
         for node in nodes.values():
-            node.children, node.bits, node.top, node.twins = [], 0, node.key, set()
+            node.children, node.bits, node.top, node.twins = (), 0, node.key, ()
             node.parent = _parent_of(node.seen) if node.seen is not None else ""
         for key in self._circle():
             nodes[key].parent = ""
         for node in nodes.values():
             if node.parent:
                 node.top = node.parent
-                nodes[node.parent].children.append(node.key)
+                nodes[node.parent].add(node.key)
         for node in nodes.values():
             self._push(node.parent, node.own_bits())
         self._touched.update(nodes)
@@ -405,7 +413,8 @@ class Trace:
             if above.seen.kind == "tool":
                 if above.seen.tool != seen.tool or not _same_call(above.seen, seen):
                     return []
-                above.twins.add(node.key)
+                if node.key not in above.twins:
+                    above.twins = (*above.twins, node.key)
                 return [above.key]
             key = above.parent
         return []

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from bursar.core.admission import Claim
 from bursar.core.call import Held, NeedsSettlement, Reply, attempt_of
-from bursar.core.ledger import Opening
+from bursar.core.ledger import Opening, admitted_opening
 from bursar.core.policy import estimate
 from bursar.core.prices import Charge, charge
 from bursar.core.tool_prices import ToolPrice, tool_estimate, tool_worst
@@ -19,7 +19,16 @@ from .claims import Asking, Claims, decision
 from .permits import Ask, Ended, time_of
 from .rulebook import Rulebook
 
-__all__ = ["asking_of", "claim_of", "estimate_of", "opening_of", "price_reply", "settlement_of", "tool_price"]
+__all__ = [
+    "asking_of",
+    "claim_of",
+    "decided_opening",
+    "estimate_of",
+    "opening_of",
+    "price_reply",
+    "settlement_of",
+    "tool_price",
+]
 
 
 def estimate_of(rulebook: Rulebook, provider: str, path: str, facts: RequestFacts, started_us: int) -> Charge:
@@ -75,12 +84,19 @@ def opening_of(rulebook: Rulebook, ask: Ask) -> Opening:
         charge = tool_estimate(ask.tool, tool_price(rulebook, ask))
         if ask.fee is not None:
             charge = replace(charge, amount=ask.fee, reason=None, lines=())
-        return replace(opening, estimate=charge)
-    return replace(
-        opening,
-        estimate=estimate_of(rulebook, opening.provider, ask.path, ask.facts, opening.started_us),
-        decision=decision(opening.provider, opening.model_asked),
-    )
+        return admitted_opening(opening, model_sent="", estimate=charge, decision=opening.decision)
+    charge = estimate_of(rulebook, opening.provider, ask.path, ask.facts, opening.started_us)
+    text = decision(opening.provider, opening.model_asked)
+    return admitted_opening(opening, model_sent="", estimate=charge, decision=text)
+
+
+def decided_opening(ask: Ask) -> Opening:
+    """The same without the estimate, which costs as much as a charge: for what has ended, or that nothing is held for."""
+    opening = ask.opening
+    if ask.facts is None:
+        return opening
+    text = decision(opening.provider, opening.model_asked)
+    return admitted_opening(opening, model_sent="", estimate=opening.estimate, decision=text)
 
 
 def claim_of(rulebook: Rulebook, claims: Claims, ask: Ask, opening: Opening) -> Claim | None:

@@ -93,8 +93,8 @@ class TaskUse:
 
 
 class ThreadBooks(Protocol):
-    """The books for the threads of an agent's own process. Any thread may call. All but ``later`` and ``observe`` raise
-    BooksError."""
+    """The books for the threads of an agent's own process. Any thread may call. All but ``hold_later``, ``settle_later`` and
+    ``observe`` raise BooksError."""
 
     def hold(self, need: NeedsHold) -> Held | NotHeld | Crowded:
         """All its budgets or none, committed before it returns. Never waits for others."""
@@ -102,8 +102,12 @@ class ThreadBooks(Protocol):
 
     def extend(self, need: NeedsMore) -> Refusal | None: ...
 
-    def later(self, operation: NeedsHold | NeedsSettlement) -> None:
-        """Enter a hold that no budget looks at, or an ending, within a moment."""
+    def hold_later(self, attempt_id: str, make: Callable[[], NeedsHold]) -> None:
+        """Enter a hold that no budget looks at within a moment. It is only made if the call has not ended by then."""
+        ...
+
+    def settle_later(self, settlement: NeedsSettlement) -> None:
+        """Enter an ending within a moment."""
         ...
 
     def observe(self, attempt: Attempt, claim: Claim | None) -> None:
@@ -326,11 +330,13 @@ class TraceIntake(Protocol):
 
 @valueclass
 class TraceRows:
-    """Part of a trace on its way to the ledger: one JSON object a line. ``revised``: some were there before."""
+    """Part of a trace on its way to the ledger: one JSON object a line. ``revised``: some were there before; ``outcomes``:
+    not spans, but what became of tasks."""
 
     sequence: int
     lines: bytes
     revised: bool
+    outcomes: bool
 
 
 class TraceOutbox(Protocol):

@@ -27,7 +27,7 @@ from bursar.core.observations import Observation, TaskOutcome
 from bursar.core.refusals import refusal_text
 from bursar.core.tool_prices import ToolPrice, tool_worst
 
-from .asks import claim_of, opening_of, settlement_of
+from .asks import claim_of, decided_opening, opening_of, settlement_of
 from .claims import Claims, observed_claim
 from .meanwhile import Meanwhile
 from .permits import Ask, Ended, Permit, permit_of
@@ -104,12 +104,14 @@ class LocalTreasury:
         price = rulebook.tools.find(ask.tool) if ask.tool else None
         if ask.tool and ask.fee is None:
             ask = self._with_fee(ask, price)
+        if not self._claims.may_be(rulebook, ask.opening.scope):
+            opening = decided_opening(ask)
+            self._books.hold_later(opening.attempt_id, lambda: NeedsHold(opening_of(rulebook, ask)))
+            return Permit(opening, price=price)
         opening = opening_of(rulebook, ask)
         claim = claim_of(rulebook, self._claims, ask, opening)
+        assert claim is not None
         need = NeedsHold(opening, claim)
-        if claim is None:
-            self._books.later(need)
-            return Permit(opening, price=price)
         try:
             self._place(ask.above)
             outcome = self._books.hold(need)
@@ -141,11 +143,11 @@ class LocalTreasury:
                 self._claims.learn(attempt, ended.ask.facts)
             elif attempt.charge.amount is not None:
                 self._saw_fee(ended.ask.tool, attempt.charge.amount)
-        self._books.later(settlement)
+        self._books.settle_later(settlement)
 
     def observe(self, ended: Ended) -> None:
         rulebook = self._rulebook()
-        ended = replace(ended, opening=opening_of(rulebook, ended.ask))
+        ended = replace(ended, opening=decided_opening(ended.ask))
         attempt = settlement_of(rulebook, ended, None).attempt
         if attempt is not None:
             self.place(ended.ask.above)

@@ -266,7 +266,8 @@ def _tree(facts: _Facts) -> TaskTree:
         drafts[place_of(row["of_task"], (row["in_trace"], row["in_span"]), arranged)].hold(row)
     places = {b.sequence: place_of(b.task, (b.in_trace, b.in_span), arranged) for b in facts.briefs}
     for step in facts.steps:
-        drafts[places[step.sequence]].steps.append(step)
+        if step.sequence in places:  # or it was booked while we asked, and is in the next answer
+            drafts[places[step.sequence]].steps.append(step)
     # Everything comes after what it is in: backwards, what is inside is complete before it is added up.
     for draft in reversed(drafts.values()):
         draft.close()
@@ -295,9 +296,9 @@ def _tree(facts: _Facts) -> TaskTree:
         critical=in_attempt,
         findings=tuple(found[:_FINDINGS_MAX]),
         findings_left_out=max(0, len(found) - _FINDINGS_MAX),
-        steps_left_out=top.total.attempts - len(facts.steps),
+        steps_left_out=max(0, top.total.attempts - len(facts.steps)),
         spans_left_out=facts.span_count - len(facts.spans),
-        attempts_left_out=top.total.attempts - len(facts.briefs),
+        attempts_left_out=max(0, top.total.attempts - len(facts.briefs)),
         tasks_left_out=len(facts.linked) > _NODES_MAX,
     )
 

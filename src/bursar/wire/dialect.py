@@ -11,7 +11,7 @@ Rule 5: a stream that broke off is priced by what was counted, plus a token for 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Final, Protocol, TypeAlias, cast
 
@@ -42,6 +42,7 @@ __all__ = [
     "mapping",
     "named",
     "refused_reading",
+    "request_id",
     "scope_facts",
     "unreadable",
     "with_request",
@@ -52,6 +53,7 @@ Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 CHARACTERS_PER_TOKEN: Final = 4
 _ERROR_LENGTH_MAX: Final = 400
+_REQUEST_ID_HEADERS: Final = frozenset({"request-id", "x-request-id"})
 
 
 class BadRequest(ValueError):  # noqa: N818 - the name of the HTTP status it becomes
@@ -312,6 +314,15 @@ def with_request(reading: Reading, facts: RequestFacts) -> Reading:
     if not more and (reading.model or not facts.model):
         return reading
     return replace(reading, model=reading.model or facts.model, terms=tuple(sorted(reading.terms + more)))
+
+
+def request_id(headers: Iterable[tuple[str, str]]) -> str:
+    """What a provider called a request, in the headers of its answer (names in lower case): "" where it says nothing. Coding
+    agents name their requests by it in their telemetry."""
+    for name, value in headers:
+        if name in _REQUEST_ID_HEADERS:
+            return value[:VALUE_LENGTH_MAX]
+    return ""
 
 
 def refused_reading(reading: Reading, status: int) -> Reading:

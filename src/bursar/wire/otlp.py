@@ -17,6 +17,7 @@ import msgspec
 
 from bursar.core.ledger import Door
 from bursar.core.observations import Observation
+from bursar.core.scopes import VALUE_LENGTH_MAX
 from bursar.core.values import valueclass
 
 from . import otlp_json, otlp_proto
@@ -34,6 +35,7 @@ _ERROR: Final = 2
 _STATUS: Final = {"STATUS_CODE_ERROR": _ERROR}
 _CUMULATIVE: Final = 2
 _TEMPORALITY: Final = {"AGGREGATION_TEMPORALITY_CUMULATIVE": _CUMULATIVE, "AGGREGATION_TEMPORALITY_DELTA": 1}
+_NAME_MAX: Final = VALUE_LENGTH_MAX
 _SDK: Final = "telemetry.sdk.name"
 _NO_IDS: Final = "a span has no trace id or no span id"
 _NO_TIME: Final = "a span or record has no time between 2000 and 2100"
@@ -135,7 +137,7 @@ def _proto_spans(body: bytes, door: Door) -> Iterator[Observation | str]:
                     facts,
                     here,
                     Place(
-                        "span", door, span.name[:256], trace.hex(), own.hex(), parent, times[0], times[1], failed, error,
+                        "span", door, span.name[:_NAME_MAX], trace.hex(), own.hex(), parent, times[0], times[1], failed, error,
                         times[2],
                     ),
                 )  # fmt: skip
@@ -156,13 +158,13 @@ def _proto_records(body: bytes, door: Door) -> Iterator[Observation | str | None
             for record in group.log_records:
                 facts = Facts()
                 otlp_proto.collect(record.attributes, facts)
-                name = record.event_name or facts.values.get("event") or record.body.string_value[:256]
                 trace, own = record.trace_id, record.span_id
                 yield read_record(
                     facts,
                     here,
                     door,
-                    name=name,
+                    event=record.event_name or facts.values.get("event") or "",
+                    text=record.body.string_value[:_NAME_MAX],
                     at_ns=record.time_unix_nano or record.observed_time_unix_nano,
                     trace_id=trace.hex() if len(trace) == 16 and any(trace) else "",
                     span_id=own.hex() if len(own) == 8 and any(own) else "",
@@ -227,7 +229,7 @@ def _json_span(span: otlp_json.Span, here: Origin, door: Door) -> Observation | 
                 take_all(_pairs(event.attributes), facts)
         error = failure(facts, span.status.message or "")
     parent = hexadecimal(span.parent_span_id, 16)
-    name = (span.name or "")[:256]
+    name = (span.name or "")[:_NAME_MAX]
     return observe(
         facts, here, Place("span", door, name, trace, own, parent, times[0], times[1], failed, error, times[2])
     )
@@ -246,9 +248,8 @@ def _json_records(body: bytes, door: Door) -> Iterator[Observation | str | None]
                     facts,
                     here,
                     door,
-                    name=record.event_name
-                    or facts.values.get("event")
-                    or (text[:256] if isinstance(text, str) else ""),
+                    event=record.event_name or facts.values.get("event") or "",
+                    text=text[:_NAME_MAX] if isinstance(text, str) else "",
                     at_ns=whole(record.time_unix_nano) or whole(record.observed_time_unix_nano),
                     trace_id=hexadecimal(record.trace_id, 32),
                     span_id=hexadecimal(record.span_id, 16),
@@ -291,4 +292,4 @@ def _json_labels(attributes: Pairs) -> tuple[Label, ...]:
 
 def _pairs(attributes: Pairs) -> Iterator[tuple[str, Any]]:
     for pair in attributes or ():
-        yield pair.key, plain(pair.value)
+        yield pair.key or "", plain(pair.value)

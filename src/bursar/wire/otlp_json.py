@@ -15,7 +15,7 @@ from msgspec import Struct
 from .dialect import UNREADABLE, BadRequest, bad_request
 
 __all__ = [
-    "LIST_MAX", "KeyValue", "LogsRequest", "MetricsRequest", "Scope", "TracesRequest", "decode_logs", "decode_metrics",
+    "LIST_MAX", "KeyValue", "LogsRequest", "MetricsRequest", "Span", "TracesRequest", "decode_logs", "decode_metrics",
     "decode_traces", "enumerated", "hexadecimal", "plain", "whole",
 ]  # fmt: skip
 
@@ -28,60 +28,62 @@ T = TypeVar("T")
 class KeyValue(Struct, gc=False):
     """An attribute. ``value`` is an object with one member, by the name of its type."""
 
-    key: str = ""
+    key: str | None = None
     value: Any = None
 
 
-class Resource(Struct):
+class _Resource(Struct):
     attributes: list[KeyValue] | None = None
 
 
-class Scope(Struct):
+class _Scope(Struct):
     """The instrumentation."""
 
     name: str | None = None
     attributes: list[KeyValue] | None = None
 
 
-class Event(Struct):
+class _Event(Struct):
     name: str | None = None
     attributes: list[KeyValue] | None = None
 
 
-class Status(Struct):
+class _Status(Struct):
     code: Any = 0
     message: str | None = None
 
 
 class Span(Struct, rename="camel"):
-    trace_id: str = ""
-    span_id: str = ""
+    """A span."""
+
+    trace_id: str | None = None
+    span_id: str | None = None
     parent_span_id: str | None = None
     name: str | None = None
     start_time_unix_nano: Any = 0
     end_time_unix_nano: Any = 0
     attributes: list[KeyValue] | None = None
-    events: list[Event] | None = None
-    status: Status | None = None
+    events: list[_Event] | None = None
+    status: _Status | None = None
 
 
-class ScopeSpans(Struct, rename="camel"):
-    scope: Scope | None = None
+class _ScopeSpans(Struct, rename="camel"):
+    scope: _Scope | None = None
     spans: list[Span] | None = None
 
 
-class ResourceSpans(Struct, rename="camel"):
-    resource: Resource | None = None
-    scope_spans: list[ScopeSpans] | None = None
+class _ResourceSpans(Struct, rename="camel"):
+    resource: _Resource | None = None
+    scope_spans: list[_ScopeSpans] | None = None
 
 
 class TracesRequest(Struct, rename="camel"):
     """``ExportTraceServiceRequest``."""
 
-    resource_spans: list[ResourceSpans] | None = None
+    resource_spans: list[_ResourceSpans] | None = None
 
 
-class LogRecord(Struct, rename="camel"):
+class _LogRecord(Struct, rename="camel"):
     time_unix_nano: Any = 0
     observed_time_unix_nano: Any = 0
     body: Any = None
@@ -91,23 +93,23 @@ class LogRecord(Struct, rename="camel"):
     event_name: str | None = None
 
 
-class ScopeLogs(Struct, rename="camel"):
-    scope: Scope | None = None
-    log_records: list[LogRecord] | None = None
+class _ScopeLogs(Struct, rename="camel"):
+    scope: _Scope | None = None
+    log_records: list[_LogRecord] | None = None
 
 
-class ResourceLogs(Struct, rename="camel"):
-    resource: Resource | None = None
-    scope_logs: list[ScopeLogs] | None = None
+class _ResourceLogs(Struct, rename="camel"):
+    resource: _Resource | None = None
+    scope_logs: list[_ScopeLogs] | None = None
 
 
 class LogsRequest(Struct, rename="camel"):
     """``ExportLogsServiceRequest``."""
 
-    resource_logs: list[ResourceLogs] | None = None
+    resource_logs: list[_ResourceLogs] | None = None
 
 
-class DataPoint(Struct, rename="camel"):
+class _DataPoint(Struct, rename="camel"):
     attributes: list[KeyValue] | None = None
     start_time_unix_nano: Any = 0
     time_unix_nano: Any = 0
@@ -116,31 +118,31 @@ class DataPoint(Struct, rename="camel"):
     sum: Any = None
 
 
-class Sum(Struct, rename="camel"):
-    data_points: list[DataPoint] | None = None
+class _Sum(Struct, rename="camel"):
+    data_points: list[_DataPoint] | None = None
     aggregation_temporality: Any = 0
 
 
-class Metric(Struct):
+class _Metric(Struct):
     name: str | None = None
-    sum: Sum | None = None
-    histogram: Sum | None = None
+    sum: _Sum | None = None
+    histogram: _Sum | None = None
 
 
-class ScopeMetrics(Struct):
-    scope: Scope | None = None
-    metrics: list[Metric] | None = None
+class _ScopeMetrics(Struct):
+    scope: _Scope | None = None
+    metrics: list[_Metric] | None = None
 
 
-class ResourceMetrics(Struct, rename="camel"):
-    resource: Resource | None = None
-    scope_metrics: list[ScopeMetrics] | None = None
+class _ResourceMetrics(Struct, rename="camel"):
+    resource: _Resource | None = None
+    scope_metrics: list[_ScopeMetrics] | None = None
 
 
 class MetricsRequest(Struct, rename="camel"):
     """``ExportMetricsServiceRequest``."""
 
-    resource_metrics: list[ResourceMetrics] | None = None
+    resource_metrics: list[_ResourceMetrics] | None = None
 
 
 _TRACES: Final = msgspec.json.Decoder(TracesRequest)

@@ -29,7 +29,8 @@ Label: TypeAlias = tuple[str, Any]
 
 
 class _Counter(NamedTuple):
-    """A counter: the attribute with the kind of token and the slots of its values; a cost where there are none."""
+    """A counter: the attribute with the kind of token and the slots of its values, "" for a sum of the others; a cost
+    where there are none."""
 
     family: str
     kind: str
@@ -47,6 +48,7 @@ _CODEX_TYPES: Final = {
     "output": "output_tokens",
     "cached_input": "cache_read_tokens",
     "reasoning_output": "reasoning_tokens",
+    "total": "",
 }
 _COUNTERS: Final[Mapping[str, _Counter]] = {
     "claude_code.token.usage": _Counter("claude_code.token.usage", "type", _CLAUDE_TYPES),
@@ -97,8 +99,10 @@ def labelled(
     if counter.kind:
         kind = next((str(said) for label, said in labels if label == counter.kind), "")
         if kind not in counter.slots:
-            return None
+            return f"{name}: {counter.kind} {kind[:40]!r} is not known"
         slot = counter.slots[kind]
+        if not slot:
+            return None
         labels = tuple(label for label in labels if label[0] != counter.kind)
     amount = _cost(value) if slot == "reported" else _tokens(value)
     if amount is None:

@@ -35,11 +35,17 @@ _DURATION_MS_MAX: Final = 7 * 24 * 3_600_000
 
 
 def read_record(
-    facts: Facts, origin: Origin, door: Door, *, name: str, at_ns: int, trace_id: str, span_id: str
+    facts: Facts, origin: Origin, door: Door, *, event: str, text: str, at_ns: int, trace_id: str, span_id: str
 ) -> Observation | str | None:
-    """The observation of a record, why there is none although there should be, or None for what says nothing to us."""
-    if origin.library.startswith(_CLAUDE_LIBRARY):
-        name = _SHORT.get(name, name)
+    """The observation of a record, why there is none although there should be, or None for what says nothing to us.
+
+    ``event`` is the event's name, ``text`` the record's own text.
+    """
+    name = event or text
+    if text.startswith(CLAUDE_CODE):
+        name = text
+    elif origin.library.startswith(_CLAUDE_LIBRARY):
+        name = _SHORT.get(event, name)
     kind = _KINDS.get(name)
     if kind is None:
         return None

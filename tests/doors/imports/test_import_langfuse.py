@@ -17,6 +17,7 @@ from bursar.core.ledger import Attempt
 from bursar.core.observations import Observation
 from bursar.core.prices import PriceBook
 from bursar.core.tool_prices import ToolPrices
+from bursar.doors.imports import langfuse as langfuse_module
 from bursar.doors.imports.langfuse import read_langfuse
 from bursar.doors.imports.spans import charged, gathered
 from bursar.doors.imports.tally import Tally
@@ -185,6 +186,25 @@ def test_every_form_of_a_file(tmp_path, book, name, content):
     [again] = imported(path, book)
     assert again == attempt
     assert "secret" not in str(attempt)
+
+
+def test_metadata_as_text(tmp_path, book):
+    """Metadata may be JSON in JSON; text that is none is passed over."""
+    path = tmp_path / "t.json"
+    for metadata, provider in (('{"ls_provider": "anthropic"}', "anthropic"), ("no json", "openai")):
+        path.write_text(json.dumps({"trace": TRACE, "observations": [{**OBSERVATION, "metadata": metadata}]}))
+        [seen] = observations(path)
+        assert seen.provider == provider
+
+
+def test_documents_past_the_limit(tmp_path, book, monkeypatch):
+    """A document over many lines must fit into memory; the way out is said."""
+    monkeypatch.setattr(langfuse_module, "LINE_BYTES_MAX", 100)
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps({"trace": TRACE, "observations": [OBSERVATION]}, indent=2))
+    tally = Tally()
+    assert imported(path, book, tally) == []
+    assert "write one trace a line" in tally.first_place["file cannot be read to its end"]
 
 
 def test_failures(tmp_path, book):

@@ -20,6 +20,8 @@ from bursar.core.prices import PriceBook, Reading, charge
 from bursar.core.scopes import Scope
 from bursar.core.tool_prices import ToolPrices
 from bursar.core.usage import Usage
+from bursar.doors.imports import otlp as otlp_module
+from bursar.doors.imports import spans as spans_module
 from bursar.doors.imports.otlp import read_otlp
 from bursar.doors.imports.spans import charged, gathered, in_traces
 from bursar.doors.imports.tally import Tally
@@ -175,6 +177,31 @@ def test_what_cannot_be_read_is_counted_with_its_place(tmp_path, book):
     ):
         (tmp_path / name).write_bytes(data)
         assert imported(tmp_path / name, book=book) == []
+
+
+def test_too_many_spans_are_refused(tmp_path, book, monkeypatch):
+    """Sums are only known when everything is in memory: past the limit the import says what to do, and charges nothing."""
+    monkeypatch.setattr(spans_module, "OBSERVATIONS_MAX", 2)
+    path = tmp_path / "a.json"
+    path.write_bytes(traces_json(SPANS))
+    with pytest.raises(OSError, match="more than 2 spans in one import: import fewer files"):
+        imported(path, book=book)
+
+
+def test_documents_past_the_limit(tmp_path, book, monkeypatch):
+    """A document over many lines, and a request in protobuf, must fit into memory; the way out is said."""
+    monkeypatch.setattr(otlp_module, "DOCUMENT_BYTES_MAX", 100)
+    for name, data in (
+        ("t.json", json.dumps(json.loads(traces_json(SPANS)), indent=2).encode()),
+        ("t.pb", traces_proto(SPANS)),
+    ):
+        (tmp_path / name).write_bytes(data)
+        tally = Tally()
+        assert imported(tmp_path / name, book=book, tally=tally) == []
+        assert tally.skipped["file cannot be read to its end"] == 1
+    torn = tmp_path / "torn.pb.gz"
+    torn.write_bytes(gzip.compress(traces_proto(SPANS))[:-9])
+    assert imported(torn, book=book) == []
 
 
 def test_traces_are_kept_whole():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,26 +59,55 @@ def ran(log: Path) -> list[str]:
     return log.read_text().split() if log.exists() else []
 
 
-@asynccontextmanager
-async def http_server(log: Path, *flags: str) -> AsyncIterator[str]:
-    """The tool server over HTTP in a process of its own; its URL."""
-    port = free_port()
-    command = (sys.executable, str(SERVER), str(log), "http", str(port), *flags)
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
-    try:
-        for _ in range(500):
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                break
-        yield f"http://127.0.0.1:{port}/mcp"
-    finally:
-        with suppress(ProcessLookupError):  # a tool may have ended it
-            process.kill()
-        await process.wait()
+class HttpServers:
+    """Tool servers over HTTP, one process for each set of flags, started when it is asked for."""
+
+    def __init__(self, where: Path) -> None:
+        self._where = where
+        self._running: dict[tuple[str, ...], tuple[subprocess.Popen[bytes], str, Path]] = {}
+
+    def get(self, *flags: str) -> tuple[str, Log]:
+        """The server's URL, and what it runs from now on."""
+        if flags not in self._running:
+            port, log = free_port(), self._where / f"log{len(self._running)}"
+            command = (sys.executable, str(SERVER), str(log), "http", str(port), *flags)
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            self._running[flags] = process, f"http://127.0.0.1:{port}/mcp", log
+            _wait_for(port)
+        _, url, log = self._running[flags]
+        return url, Log(log)
+
+    def stop(self, *flags: str) -> None:
+        process, _, _ = self._running.pop(flags)
+        process.kill()
+        process.wait()
+
+    def stop_all(self) -> None:
+        for flags in tuple(self._running):
+            self.stop(*flags)
+
+
+class Log:
+    """The tools that a server ran since this was made."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = len(ran(path))
+
+    def ran(self) -> list[str]:
+        return ran(self._path)[self._before :]
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert time.monotonic() < deadline, "the tool server did not start"
+            time.sleep(0.02)
+        else:
+            return
 
 
 @asynccontextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,12 +11,13 @@ import pytest
 from mcp import MCPError
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
-from mcp_house import CountingPurse, free_port, http_server, proxied, ran, until
+from mcp_house import CountingPurse, HttpServers, free_port, proxied, until
 
 from bursar.adapters.http_server import HttpServer
+from bursar.doors.mcp.metering import Call, Refused
 from bursar.engine.rsgi import HttpProtocol, HttpScope
 
-pytestmark = pytest.mark.xdist_group("mcp")
+pytestmark = pytest.mark.xdist_group("mcp-http")
 
 MODES = pytest.mark.parametrize("mode", ["legacy", "auto"])
 KINDS = pytest.mark.parametrize("flags", [(), ("json",), ("stateless",), ("json", "stateless")], ids=" ".join)
@@ -26,12 +26,12 @@ KINDS = pytest.mark.parametrize("flags", [(), ("json",), ("stateless",), ("json"
 @MODES
 @KINDS
 async def test_what_a_tool_answers_comes_through_and_is_settled(
-    tmp_path: Path, mode: str, flags: tuple[str, ...]
+    servers: HttpServers, mode: str, flags: tuple[str, ...]
 ) -> None:
     """Both generations of the protocol, JSON and event streams, with and without sessions."""
     purse = CountingPurse()
-    log = tmp_path / "log"
-    async with http_server(log, *flags) as url, proxied(url, purse) as here, Client(here, mode=mode) as client:
+    url, log = servers.get(*flags)
+    async with proxied(url, purse) as here, Client(here, mode=mode) as client:
         assert {tool.name for tool in (await client.list_tools()).tools} >= {"search", "scan", "wait"}
         found = await client.call_tool("search", {"query": "tea"})
         assert found.content[0].text == "found tea"
@@ -48,7 +48,7 @@ async def test_what_a_tool_answers_comes_through_and_is_settled(
     assert purse.statuses() == [
         ("shop.search", "ok"), ("shop.scan", "ok"), ("shop.fail", "error"), ("shop.wait", "ok"),
     ]  # fmt: skip
-    assert ran(log) == ["search", "scan", "fail", "wait", "waited"]
+    assert log.ran() == ["search", "scan", "fail", "wait", "waited"]
     scan = json.loads(purse.ended[1][1].body or b"")
     assert scan["structuredContent"]["pages"] == 3
     assert purse.ended[3][1].latency_ms >= 50
@@ -58,25 +58,27 @@ async def test_what_a_tool_answers_comes_through_and_is_settled(
 
 @MODES
 async def test_of_a_hundred_calls_at_once_exactly_as_many_as_there_is_money_for_reach_the_server(
-    tmp_path: Path, mode: str
+    servers: HttpServers, mode: str
 ) -> None:
     """The others see the refusal as the tool's own failure, with its figures, and never reach the server."""
-    purse, log = CountingPurse(room=10), tmp_path / "log"
-    async with http_server(log) as url, proxied(url, purse) as here, Client(here, mode=mode) as client:
+    purse = CountingPurse(room=10)
+    url, log = servers.get()
+    async with proxied(url, purse) as here, Client(here, mode=mode) as client:
         found = await asyncio.gather(*(client.call_tool("search", {"query": str(i)}) for i in range(100)))
     refused = [each for each in found if each.is_error]
     assert len(refused) == 90
     assert {each.content[0].text for each in refused} == {"there is no more money"}
     assert refused[0].meta["bursar/refusal"] == {"budget": "test", "left": 0}
-    assert ran(log) == ["search"] * 10
+    assert log.ran() == ["search"] * 10
     assert purse.statuses() == [("shop.search", "ok")] * 10
 
 
 @pytest.mark.parametrize("flags", [(), ("json",)], ids=["events", "json"])
-async def test_a_large_answer_comes_through_whole(tmp_path: Path, flags: tuple[str, ...]) -> None:
+async def test_a_large_answer_comes_through_whole(servers: HttpServers, flags: tuple[str, ...]) -> None:
     """Five megabytes, and the size is what the result has."""
     purse = CountingPurse()
-    async with http_server(tmp_path / "log", *flags) as url, proxied(url, purse) as here:
+    url, _ = servers.get(*flags)
+    async with proxied(url, purse) as here:
         transport = streamable_http_client(here, max_sse_event_size=None)
         async with Client(transport, mode="legacy") as client:
             found = await client.call_tool("large", {"size": 5_000_000})
@@ -85,10 +87,11 @@ async def test_a_large_answer_comes_through_whole(tmp_path: Path, flags: tuple[s
 
 
 @MODES
-async def test_a_cancelled_call_is_settled_as_cancelled(tmp_path: Path, mode: str) -> None:
+async def test_a_cancelled_call_is_settled_as_cancelled(servers: HttpServers, mode: str) -> None:
     """By a notification before 2026-07-28, by closing the connection from then on."""
-    purse, log = CountingPurse(), tmp_path / "log"
-    async with http_server(log) as url, proxied(url, purse) as here, Client(here, mode=mode) as client:
+    purse = CountingPurse()
+    url, log = servers.get()
+    async with proxied(url, purse) as here, Client(here, mode=mode) as client:
         await client.call_tool("search", {"query": "first"})
         with pytest.raises(MCPError):
             await client.call_tool("wait", {"seconds": 30}, read_timeout_seconds=0.5)
@@ -96,7 +99,7 @@ async def test_a_cancelled_call_is_settled_as_cancelled(tmp_path: Path, mode: st
         assert purse.statuses()[1] == ("shop.wait", "cancelled")
         assert purse.ended[1][1].latency_ms < 5_000
         assert not (await client.call_tool("search", {"query": "after"})).is_error
-    assert "waited" not in ran(log)
+    assert "waited" not in log.ran()
 
 
 def a_call(number: Any = 1, tool: str = "search", **arguments: Any) -> dict[str, Any]:
@@ -106,15 +109,16 @@ def a_call(number: Any = 1, tool: str = "search", **arguments: Any) -> dict[str,
 HEADERS = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 
 
-async def test_a_client_that_goes_away_does_not_stop_the_bill(tmp_path: Path) -> None:
+async def test_a_client_that_goes_away_does_not_stop_the_bill(servers: HttpServers) -> None:
     """Before 2026-07-28 going away is no cancellation: the tool goes on, and is settled when it is done."""
-    purse, log = CountingPurse(), tmp_path / "log"
-    async with http_server(log, "stateless") as url, proxied(url, purse) as here, httpx2.AsyncClient() as client:
+    purse = CountingPurse()
+    url, log = servers.get("stateless")
+    async with proxied(url, purse) as here, httpx2.AsyncClient() as client:
         with pytest.raises(httpx2.ReadTimeout):
             await client.post(here, json=a_call(tool="wait", seconds=1), headers=HEADERS, timeout=0.4)
         await until(lambda: bool(purse.ended))
         assert purse.statuses() == [("host.wait", "ok")]
-        assert ran(log) == ["wait", "waited"]
+        assert log.ran() == ["wait", "waited"]
 
 
 async def test_a_server_that_cannot_be_reached_costs_nothing() -> None:
@@ -129,13 +133,14 @@ async def test_a_server_that_cannot_be_reached_costs_nothing() -> None:
     assert not outcome.left
 
 
-async def test_a_server_that_breaks_off_is_settled(tmp_path: Path) -> None:
+async def test_a_server_that_breaks_off_is_settled(servers: HttpServers) -> None:
     """Nobody knows what the tool did: the call is charged as one that failed."""
     purse = CountingPurse()
-    log = tmp_path / "log"
-    async with http_server(log, "stateless") as url, proxied(url, purse) as here, httpx2.AsyncClient() as client:
+    url, _ = servers.get("stateless")
+    async with proxied(url, purse) as here, httpx2.AsyncClient() as client:
         answer = await client.post(here, json=a_call(tool="leave", code=3), headers=HEADERS)
         assert answer.status_code in (200, 502)
+    servers.stop("stateless")
     [(tool, outcome)] = purse.ended
     assert tool == "host.leave"
     assert outcome.status in ("error", "cut")
@@ -258,5 +263,42 @@ async def test_an_answer_that_another_stream_brings_ends_the_call() -> None:
             assert purse.statuses()[1:] == [("host.search", "cut")]
             await client.post(here, json=a_call(3), headers=session)
         assert purse.statuses()[2:] == [("host.search", "cancelled")], "the proxy ended before it was taken up"
+    finally:
+        await server.stop(0)
+
+
+async def test_a_session_stays_one_while_a_call_waits_for_its_money() -> None:
+    """A request that comes and goes in the meantime does not part the call from the stream that brings its answer."""
+
+    class SlowPurse(CountingPurse):
+        async def begin(self, call: Call, /) -> str | Refused:
+            await asyncio.sleep(0.3)
+            return await super().begin(call)
+
+    purse, streams = SlowPurse(), asyncio.Event()
+
+    async def answering(scope: HttpScope, protocol: HttpProtocol) -> None:
+        body = await protocol()
+        if scope.method == "GET":
+            stream = protocol.response_stream(200, [("content-type", "text/event-stream")])
+            await streams.wait()
+            await stream.send_bytes(b'data: {"id":1,"result":{}}\n\n')
+        elif b"ping" in body:
+            protocol.response_bytes(200, [("content-type", "application/json")], b'{"id":2,"result":{}}')
+        else:
+            protocol.response_stream(200, [("content-type", "text/event-stream")])
+            streams.set()
+
+    server = HttpServer(answering, "127.0.0.1", 0)
+    await server.start()
+    try:
+        async with proxied(f"{server.url}/mcp", purse) as here, httpx2.AsyncClient() as client:
+            session = {**HEADERS, "mcp-session-id": "s"}
+            call = asyncio.ensure_future(client.post(here, json=a_call(1), headers=session))
+            await asyncio.sleep(0.1)
+            await client.post(here, json={"id": 2, "method": "ping"}, headers=session)
+            assert b"result" in (await client.get(here, headers=session)).content
+            await call
+            assert purse.statuses() == [("host.search", "ok")]
     finally:
         await server.stop(0)

@@ -20,7 +20,7 @@ from mcp_house import SERVER, ran
 
 from bursar.compose import open_books_file, open_data, open_queries, settings_of
 
-pytestmark = pytest.mark.xdist_group("mcp")
+pytestmark = pytest.mark.xdist_group("mcp-stdio")
 
 CONFIG = """
 tools:
@@ -277,6 +277,21 @@ async def test_a_child_that_does_not_listen_is_killed(shop: Shop, monkeypatch: p
         assert await process.stdout.readline() == b"up\n"
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 30) == 137
+
+
+async def test_a_client_that_reads_no_more_ends_the_server(shop: Shop) -> None:
+    """Nobody hears what it says: it is told to end, and what is open is settled."""
+    async with piped(
+        shop, "--name", "shop", server=("sh", "-c", "read a; while :; do echo x; sleep 0.05; done")
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(request(1, "search"))
+        assert await process.stdout.readline() == b"x\n"
+        process._transport.get_pipe_transport(1).close()
+        assert await asyncio.wait_for(process.wait(), 20) == 143
+    [row] = shop.rows()
+    assert (row["status"], row["error"], row["cost"]) == ("cancelled", "", 5_000_000)
 
 
 async def test_calls_answered_after_the_client_closed_its_end_are_settled(shop: Shop) -> None:

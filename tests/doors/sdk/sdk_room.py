@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -176,7 +176,7 @@ class Room:
         if bursar_is_on():
             assert bursar.flush(10)
         with closing(self.books()) as books, open_ledger(self.data, books) as ledger:
-            rows = ledger.rows("SELECT * FROM span ORDER BY started_us, sequence")
+            rows = ledger.rows("SELECT * FROM span ORDER BY started_at, sequence")
         return [row for row in rows if all(row[name] == value for name, value in columns.items())]
 
     def outcomes(self) -> list[dict[str, Any]]:
@@ -236,6 +236,7 @@ class Script:
         self.headers: list[tuple[str, str]] = [("content-type", "application/json")]
         self.body: bytes | list[bytes] = b"{}"
         self.delay_s = 0.0
+        self.pause_s = 0.0
         script = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -252,17 +253,23 @@ class Script:
                     self.send_header(name, value)
                 self.send_header("content-length", str(sum(map(len, parts))))
                 self.end_headers()
-                for part in parts:
-                    self.wfile.write(part)
-                    self.wfile.flush()
+                with suppress(OSError):  # a client that goes away is what some tests are about
+                    for part in parts:
+                        self.wfile.write(part)
+                        time.sleep(script.pause_s)
 
             do_GET = do_POST = do_PUT = do_DELETE = answer
 
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                pass  # connections that clients reset
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=lambda: self._server.serve_forever(0.01))
         self._thread.start()
@@ -271,6 +278,15 @@ class Script:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(10)
+
+
+def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    """Returns when the condition holds; raises TimeoutError when it does not in time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {within_s} s")
+        time.sleep(0.02)
 
 
 # --- other processes --------------------------------------------------------------------------------------------

@@ -20,13 +20,12 @@ async def search(arguments):
 
 @tool("research", "Have the researcher look a question up.", {"question": str})
 async def research(arguments):
-    return {
-        "content": [{"type": "text", "text": await run("researcher", "Look facts up.", arguments["question"], search)}]
-    }
+    answer = await run("researcher", "Look facts up.", arguments["question"], search)
+    return {"content": [{"type": "text", "text": answer}]}
 
 
 async def run(agent, system_prompt, prompt, own_tool):
-    with bursar.agent(agent) as work:
+    with bursar.agent(agent):
         options = ClaudeAgentOptions(
             model="claude-haiku-4-5",
             system_prompt=system_prompt,
@@ -34,7 +33,7 @@ async def run(agent, system_prompt, prompt, own_tool):
             mcp_servers={"desk": create_sdk_mcp_server("desk", tools=[own_tool])},
             allowed_tools=[f"mcp__desk__{own_tool.name}"],
             setting_sources=[],
-            env={"OTEL_RESOURCE_ATTRIBUTES": f"bursar.task={work.id},bursar.agent={agent},bursar.user=ada"},
+            env=bursar.environ(),
         )
         async for message in query(prompt=prompt, options=options):
             if isinstance(message, ResultMessage):

@@ -12,7 +12,8 @@ CREATE TABLE IF NOT EXISTS segment (
     at_us INTEGER NOT NULL,
     decided INTEGER NOT NULL,            -- 1: by the receiver; 0: its writer has charged what there is to charge
     revised INTEGER NOT NULL,            -- 1: some of it was in an earlier segment; the later one counts
-    lines BLOB NOT NULL                  -- one JSON object a line: a row of the ledger, and what it takes to decide again
+    lines BLOB NOT NULL,                 -- rows of the ledger, one JSON object a line
+    rest BLOB NOT NULL                   -- what it takes besides to decide again, MessagePack; empty for outcomes
 ) STRICT;
 CREATE INDEX IF NOT EXISTS segment_trace ON segment (trace) WHERE trace <> '';
 
@@ -49,8 +50,8 @@ CREATE TABLE IF NOT EXISTS series (
     at_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- How far the books have been followed.
+-- How far the books have been followed; -1: nobody has begun.
 CREATE TABLE IF NOT EXISTS followed (
     sequence INTEGER NOT NULL
 ) STRICT;
-INSERT INTO followed SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM followed);
+INSERT INTO followed SELECT -1 WHERE NOT EXISTS (SELECT 1 FROM followed);

@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
 from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import ConnectError, PyreqwestError
+from pyreqwest.exceptions import BuilderError, ConnectError, ConnectTimeoutError, PoolTimeoutError, PyreqwestError
 
 from bursar.core.ledger import Status
 from bursar.engine.rsgi import HttpProtocol, HttpScope
@@ -39,6 +39,8 @@ _ANSWER_BYTES_MAX: Final = 256 * 1024 * 1024
 _RESUME_S: Final = 60.0
 _DRAIN_S: Final = 600.0
 _ENDED_EARLY: Final = "the stream ended before the answer"
+_CONNECTING: Final = "client error (Connect)"  # the library's name for what failed before there was a connection
+_UNSEEN_BYTES_MAX: Final = 4 * 1024 * 1024
 _EXCHANGES_MAX: Final = 2_000
 _CONNECT_S: Final = 10
 _SILENCE_S: Final = 3_600
@@ -70,7 +72,7 @@ class McpProxy(Generic[T]):
         self._client = client
         self._clock_s = clock_s
         self._under_way = 0
-        self._sessions: dict[str, Conversation[T]] = {}
+        self._sessions: dict[str, _Session[T]] = {}
         self._resumable: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: HttpScope, protocol: HttpProtocol) -> None:
@@ -93,36 +95,36 @@ class McpProxy(Generic[T]):
         if body is None:
             protocol.response_bytes(413, [_JSON], error_message("", "the message is too long to be passed on"))
             return
-        session = scope.headers.get(_SESSION, "")
-        conversation = self._conversation(session)
-        exchange = _Exchange(scope, protocol, body, session, conversation)
-        await (self._post(exchange) if scope.method == "POST" else self._send(exchange))
-        if scope.method == "DELETE":
-            await self._settle(conversation.close("cancelled", "", self._clock_s()))
-        self._forget(session)
+        name = str(scope.headers.get(_SESSION, ""))
+        session = self._sessions.get(name) or _Session(name, Conversation(self._name))
+        if name:
+            self._sessions[name] = session
+        session.users += 1
+        exchange = _Exchange(scope, protocol, body, session)
+        try:
+            await (self._post(exchange) if scope.method == "POST" else self._send(exchange))
+            if scope.method == "DELETE":
+                await self._settle(session.conversation.close("cancelled", "", self._clock_s()))
+        finally:
+            session.users -= 1
+            self._forget(session)
 
     async def close(self) -> None:
         """Ends everything that is still open."""
         for task in tuple(self._resumable):
             task.cancel()
         await asyncio.gather(*self._resumable, return_exceptions=True)
-        for conversation in tuple(self._sessions.values()):
-            await self._settle(conversation.close("cancelled", "", self._clock_s()))
+        for session in tuple(self._sessions.values()):
+            await self._settle(session.conversation.close("cancelled", "", self._clock_s()))
 
-    def _conversation(self, session: str) -> Conversation[T]:
-        if not session:
-            return Conversation(self._name)
-        return self._sessions.setdefault(session, Conversation(self._name))
-
-    def _forget(self, session: str) -> None:
-        found = self._sessions.get(session)
-        if found is not None and not found.open_calls:
-            del self._sessions[session]
+    def _forget(self, session: _Session[T]) -> None:
+        if session.name and not session.users and not session.conversation.open_calls:
+            self._sessions.pop(session.name, None)
 
     # --- a message of the client ------------------------------------------------------------------------------
 
     async def _post(self, exchange: _Exchange[T]) -> None:
-        conversation = exchange.conversation
+        conversation = exchange.session.conversation
         heard = conversation.from_client(exchange.body)
         await self._settle(conversation.give_up(heard.cancels, "cancelled", "", self._clock_s()))
         decisions = await decide(self._purse, heard)
@@ -165,8 +167,7 @@ class McpProxy(Generic[T]):
                     await self._whole(exchange, response)
         except PyreqwestError as error:
             text = f"the server cannot be reached: {error.message}"[:_ERROR_LENGTH_MAX]
-            left = not isinstance(error, ConnectError)
-            await self._give_up(exchange, "error", text, left=left)
+            await self._give_up(exchange, "error", text, left=not _never_left(error))
             if not exchange.started:
                 first = exchange.calls[0] if exchange.calls else ""
                 exchange.protocol.response_bytes(502, [_JSON], error_message(first, text))
@@ -181,7 +182,7 @@ class McpProxy(Generic[T]):
             await self._give_up(exchange, "error", text)
             exchange.protocol.response_bytes(502, [_JSON], error_message("", text))
             return
-        await self._settle(exchange.conversation.from_server(body, self._clock_s()))
+        await self._settle(exchange.session.conversation.from_server(body, self._clock_s()))
         # Nothing of it was an answer: moved or refused before a tool ran, or failed on the way.
         await self._give_up(exchange, "error", f"HTTP {status}", billed=not 300 <= status < 500)
         headers = self._passed_back(exchange, response)
@@ -196,29 +197,21 @@ class McpProxy(Generic[T]):
     async def _events(self, exchange: _Exchange[T], response: Any) -> None:
         exchange.started = True
         client = exchange.protocol.response_stream(response.status, self._passed_back(exchange, response))
-        splitter = Splitter()
-        chunk = b"".join(b"event: message\ndata: " + answer + b"\n\n" for answer in exchange.answers)
+        events = _Events()
+        chunk: bytes | None = b"".join(b"event: message\ndata: " + each + b"\n\n" for each in exchange.answers)
         while chunk is not None:
-            for event in splitter.feed(bytes(chunk)):
-                await self._hear(exchange, event_data(event))
-            with suppress(
-                RuntimeError
-            ):  # the server's way to say that the client has gone: whoever waits for that knows
-                await client.send_bytes(bytes(chunk))
-            chunk = await response.body_reader.read_chunk()
-        if exchange.is_open and exchange.session:
+            for data in events.feed(chunk):
+                await self._settle(exchange.session.conversation.from_server(data, self._clock_s()))
+            # The server's way to say that the client has gone: whoever waits for that hears of it as well.
+            with suppress(RuntimeError):
+                await client.send_bytes(chunk)
+            chunk = await _chunk(response)
+        if exchange.is_open and exchange.session.name:
             task = asyncio.get_running_loop().create_task(self._lapse(exchange))
             self._resumable.add(task)
             task.add_done_callback(self._resumable.discard)
         else:
             await self._give_up(exchange, "cut", _ENDED_EARLY)
-
-    async def _hear(self, exchange: _Exchange[T], data: bytes) -> None:
-        if data:
-            found = exchange.conversation
-            if not exchange.calls:  # a stream of the session's own: what it takes up began in other requests
-                found = self._sessions.get(exchange.session, found)
-            await self._settle(found.from_server(data, self._clock_s()))
 
     async def _lapse(self, exchange: _Exchange[T]) -> None:
         """The stream of these calls ended before their answers. Another may bring them, for a while."""
@@ -232,7 +225,7 @@ class McpProxy(Generic[T]):
         self, exchange: _Exchange[T], status: Status, error: str, *, billed: bool = True, left: bool = True
     ) -> None:
         now_s = self._clock_s()
-        ended = exchange.conversation.give_up(exchange.calls, status, error, now_s, billed=billed, left=left)
+        ended = exchange.session.conversation.give_up(exchange.calls, status, error, now_s, billed=billed, left=left)
         await self._settle(ended)
 
     async def _settle(self, ended: Sequence[Ended[T]]) -> None:
@@ -254,19 +247,27 @@ class McpProxy(Generic[T]):
         ]
 
 
+class _Session(Generic[T]):
+    """A session's conversation, or that of one request where there are no sessions. ``users`` are requests under way."""
+
+    __slots__ = ("conversation", "name", "users")
+
+    def __init__(self, name: str, conversation: Conversation[T]) -> None:
+        self.name = name
+        self.conversation = conversation
+        self.users = 0
+
+
 class _Exchange(Generic[T]):
     """One request of the client on its way. ``calls`` are those that went on, ``answers`` what it is told already."""
 
-    __slots__ = ("answers", "body", "calls", "conversation", "protocol", "scope", "session", "started")
+    __slots__ = ("answers", "body", "calls", "protocol", "scope", "session", "started")
 
-    def __init__(
-        self, scope: HttpScope, protocol: HttpProtocol, body: bytes, session: str, conversation: Conversation[T]
-    ) -> None:
+    def __init__(self, scope: HttpScope, protocol: HttpProtocol, body: bytes, session: _Session[T]) -> None:
         self.scope = scope
         self.protocol = protocol
         self.body = body
         self.session = session
-        self.conversation = conversation
         self.calls: tuple[Id, ...] = ()
         self.answers: tuple[bytes, ...] = ()
         self.started = False
@@ -274,12 +275,30 @@ class _Exchange(Generic[T]):
     @property
     def is_open(self) -> bool:
         """Whether a call of it has no answer yet."""
-        return any(map(self.conversation.is_open, self.calls))
+        return any(map(self.session.conversation.is_open, self.calls))
 
     @property
     def closing_cancels(self) -> bool:
         """Whether to close the connection is to give up (versions are dates, and sort as text)."""
         return str(self.scope.headers.get(_VERSION, "")) >= _CLOSING_CANCELS
+
+
+class _Events:
+    """The data of events. A large one comes in many chunks, and is looked at only where it may have ended."""
+
+    def __init__(self) -> None:
+        self._splitter = Splitter()
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        self._parts.append(chunk)
+        self._size += len(chunk)
+        if b"\n" not in chunk and b"\r" not in chunk and self._size < _UNSEEN_BYTES_MAX:
+            return []
+        whole = b"".join(self._parts)
+        self._parts, self._size = [], 0
+        return [data for event in self._splitter.feed(whole) if (data := event_data(event))]
 
 
 def make_client() -> Client:
@@ -311,6 +330,22 @@ async def _read(scope: HttpScope, protocol: HttpProtocol) -> bytes | None:
             return None
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def _chunk(response: Any) -> bytes | None:
+    """The next part of a stream, None where there is none: also a stream that breaks may be taken up again."""
+    try:
+        chunk = await response.body_reader.read_chunk()
+    except PyreqwestError:
+        return None
+    return None if chunk is None else bytes(chunk)
+
+
+def _never_left(error: PyreqwestError) -> bool:
+    """What the client calls a connect timeout may be any timeout: only its causes tell."""
+    if isinstance(error, ConnectTimeoutError):
+        return any(_CONNECTING in cause["message"] for cause in error.details["causes"] or ())
+    return isinstance(error, ConnectError | PoolTimeoutError | BuilderError)
 
 
 async def _whole_body(response: Any) -> bytes | None:

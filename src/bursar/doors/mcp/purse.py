@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from bursar.core.admission import Crowded
 from bursar.core.budgets import TaskLimit
 from bursar.core.call import NotHeld, Reply
-from bursar.core.ledger import Opening
+from bursar.core.ledger import MCP_PREFIX, Opening
 from bursar.core.money import NanoUSD
 from bursar.core.prices import Charge, Reading
 from bursar.core.refusals import refusal_details, refusal_text
@@ -143,7 +143,7 @@ class TreasuryPurse:
         trace = trace if trace.trace_id else self._setting.trace
         call_id = self._new_id()
         opening = Opening(
-            attempt_id=f"mcp-{call_id}",
+            attempt_id=MCP_PREFIX + call_id,
             call_id=call_id,
             kind="tool",
             door="gateway",
@@ -182,7 +182,7 @@ def _ended(granted: Granted, outcome: Outcome) -> Ended:
     if not outcome.left:
         return Ended(ask, opening, None)
     charge = _charge(ask.tool, granted.permit.price, outcome)
-    reading = Reading(charge.usage, error=outcome.error, tools=(ask.tool,))
+    reading = Reading(charge.usage, error=outcome.error)
     return Ended(ask, opening, Reply(reading, outcome.status, latency_ms=outcome.latency_ms), charge)
 
 

@@ -84,8 +84,9 @@ class _Relay(Generic[T]):
             await asyncio.wait({upward, downward, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not (downward.done() or stopping.done()):  # the client closed its end: the child may still answer
                 await asyncio.wait({downward, stopping}, timeout=_LEAVE_S, return_when=asyncio.FIRST_COMPLETED)
-            by_itself = downward.done() and not upward.done()
-            code = await self._end_child(at_once=not downward.done())
+            stopped = self._stopped.is_set()
+            by_itself = downward.done() and not upward.done() and not stopped
+            code = await self._end_child(at_once=stopped or not downward.done())
             if not downward.done():
                 await asyncio.wait({downward}, timeout=_END_S)
             upward.cancel()
@@ -201,7 +202,7 @@ class _Relay(Generic[T]):
             for line in lines.rest():
                 await self._from_child(line)
         except BrokenPipeError:
-            return  # the client reads no more
+            self._stopped.set()  # the client reads no more
 
     async def _from_child(self, line: Line) -> None:
         if line.whole:

@@ -72,6 +72,7 @@ class _Body:
     def __init__(self, protocol: HttpProtocol, headers: Mapping[str, str], limit: int) -> None:
         self._length = headers.get("content-length") if "transfer-encoding" not in headers else None
         self._limit = limit
+        self._protocol = protocol
         self._chunks = _chunks(protocol)
         self._whole = False
 
@@ -87,20 +88,25 @@ class _Body:
 
     async def read(self) -> bytes:
         """Raises Refused."""
-        parts: list[bytes] = []
-        size = 0
         try:
             async with asyncio.timeout(_BODY_S):
-                async for chunk in self._chunks:
-                    size += len(chunk)
-                    if size > self._limit:
-                        raise self._too_large(size)
-                    parts.append(chunk)
+                # A length that was looked at already: the server hands over the whole body in one step, and no more of it.
+                body = await (self._read_chunks() if self._length is None else self._protocol())
         except TimeoutError:
             raise Refused(408, f"the body did not arrive within {_BODY_S} s") from None
         self._whole = True
-        if self._length is not None and size != int(self._length):
-            raise Refused(400, f"the body ended after {size} of {self._length} bytes")
+        if self._length is not None and len(body) != int(self._length):
+            raise Refused(400, f"the body ended after {len(body)} of {self._length} bytes")
+        return body
+
+    async def _read_chunks(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        async for chunk in self._chunks:
+            size += len(chunk)
+            if size > self._limit:
+                raise self._too_large(size)
+            parts.append(chunk)
         return b"".join(parts)
 
     async def discard(self) -> None:

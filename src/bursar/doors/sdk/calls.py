@@ -8,13 +8,15 @@ Rule 4: a call that a gateway of ours has charged (its answer says so) is given 
 Rule 5: the same request again, by the same code, right after it failed is another attempt of the same call: SDKs do not say
         so in a way that they share.
 Rule 6: an ending that cannot be told costs nobody their answer: it is said, and what was held is charged by estimate.
+Rule 7: where one library sends over another (httpx over aiohttp), the upper one's call is the call.
 """
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
@@ -27,6 +29,7 @@ from bursar.core.scopes import Scope
 from bursar.core.usage import Usage
 from bursar.engine.permits import CHUNK_TOKENS, LOOK_AHEAD_TOKENS, Ask, Ended, Permit
 from bursar.engine.rulebook import ProviderRule
+from bursar.wire.bedrock import with_headers
 from bursar.wire.context import HEADER_PREFIX, attribute
 from bursar.wire.dialect import BadRequest, Dialect, Meter, RequestFacts, refused_reading, with_request
 from bursar.wire.requests import is_free, read_facts
@@ -34,14 +37,18 @@ from bursar.wire.requests import is_free, read_facts
 from .frames import Frame, current_frame, otel_baggage, otel_trace
 from .session import Session
 
-__all__ = ["Answer", "Outgoing", "outgoing", "scope_of"]
+__all__ = ["CALL_HEADER", "LOOKED_AT", "Answer", "Outgoing", "is_under_way", "outgoing", "scope_of", "under_way"]
 
 _SIGNED: Final = "AWS4-HMAC"
-_CALL_HEADER: Final = "x-bursar-call-id"
+CALL_HEADER: Final = "x-bursar-call-id"
+"""What an answer has that a gateway of ours has charged."""
 _ANSWER_BYTES_MAX: Final = 200_000_000
+_DEFERRED_BYTES_MAX: Final = 65_536
 _NOT_PRICED: Final = Charge(None, "not priced yet", None)
 _RETRY_HEADER: Final = "x-stainless-retry-count"
 _IDEMPOTENCY_HEADER: Final = "idempotency-key"
+LOOKED_AT: Final = ("content-type", "content-length", "authorization", _RETRY_HEADER, _IDEMPOTENCY_HEADER)
+"""The headers of a request that ``outgoing`` and a transport look at, besides ours."""
 
 
 class _Failed(NamedTuple):
@@ -53,6 +60,7 @@ class _Failed(NamedTuple):
     body_hash: int
 
 
+_UNDER_WAY: Final[ContextVar[bool]] = ContextVar("bursar_under_way", default=False)
 _FAILED: Final[ContextVar[_Failed | None]] = ContextVar("bursar_failed", default=None)
 
 
@@ -132,10 +140,25 @@ class Outgoing:
         self.end(Reading(usage, model=self.facts.model, terms=self.facts.terms, estimated=True), "cancelled")
 
     def end(
-        self, reading: Reading, status: Status, *, http_status: int | None = None, first_ms: float | None = None
+        self,
+        reading: Reading,
+        status: Status,
+        *,
+        http_status: int | None = None,
+        first_ms: float | None = None,
+        request_id: str = "",
     ) -> None:
         latency_ms = round((time.perf_counter() - self.started) * 1000, 3)
-        self._end(Reply(reading, status, http_status=http_status, latency_ms=latency_ms, first_token_ms=first_ms))
+        self._end(
+            Reply(
+                reading,
+                status,
+                http_status=http_status,
+                latency_ms=latency_ms,
+                first_token_ms=first_ms,
+                request_id=request_id,
+            )
+        )
 
     def _end(self, reply: Reply | None) -> None:
         permit = self.permit
@@ -156,8 +179,12 @@ class Answer:
         "_body",
         "_call",
         "_decode",
+        "_deferred",
+        "_deferred_bytes",
+        "_defers",
         "_ended",
         "_first_ms",
+        "_headers",
         "_meter",
         "_passes",
         "_size",
@@ -169,6 +196,7 @@ class Answer:
     def __init__(self, call: Outgoing, status: int, headers: Mapping[str, str]) -> None:
         self._call = call
         self._status = status
+        self._headers = headers
         self._ended = False
         self._first_ms: float | None = None
         self._body: list[bytes] = []
@@ -178,6 +206,10 @@ class Answer:
         permit = call.permit
         self.covers = permit.covers_tokens if permit is not None and permit.extend else None
         self._passes = self._decode is not None or not self._stream
+        # What need not be known before the end is read then, all at once: it takes a tenth of the time.
+        self._defers = self.covers is None
+        self._deferred: list[bytes] = []
+        self._deferred_bytes = 0
         self._meter: Meter | None = None
         if self._stream:
             self._meter = call.dialect.meter(
@@ -185,7 +217,7 @@ class Answer:
                 hide_usage=call.hide_usage and not self._passes,
                 whole_events=self.covers is not None and not self._passes,
             )
-        if _CALL_HEADER in headers:
+        if CALL_HEADER in headers:
             self._ended = True
             call.never_left()  # rule 4
 
@@ -197,12 +229,26 @@ class Answer:
             self._first_ms = round((time.perf_counter() - self._call.started) * 1000, 3)
         plain = chunk if self._decode is None else self._decode(chunk)
         if self._meter is not None:
+            if self._defers and (self._passes or not self._call.hide_usage or _shows_all(plain)):
+                self._deferred.append(plain)
+                self._deferred_bytes += len(plain)
+                if self._deferred_bytes > _DEFERRED_BYTES_MAX:
+                    self._read_deferred()
+                return chunk
+            self._read_deferred()
             out = self._meter.feed(plain)
             return chunk if self._passes else out
         self._size += len(plain)
         if self._size <= _ANSWER_BYTES_MAX:
             self._body.append(plain)
         return chunk
+
+    def _read_deferred(self) -> None:
+        """Count what was passed on uncounted: whole events, of which none is to be hidden."""
+        if self._deferred and self._meter is not None:
+            self._meter.feed(b"".join(self._deferred))
+            self._deferred.clear()
+            self._deferred_bytes = 0
 
     def wants(self) -> int | None:
         """The output tokens that the stream must be paid for up to before it goes on, None while it is."""
@@ -234,6 +280,7 @@ class Answer:
         if self._meter is None:
             self._end_whole()
             return b""
+        self._read_deferred()
         rest = self._meter.finish()
         reading = self._meter.reading()
         # Without a finish and without usage the stream ended before its end, whatever the transport says.
@@ -247,6 +294,7 @@ class Answer:
         if self._meter is None:
             self._end_whole(left=True)
             return
+        self._read_deferred()
         reading = self._meter.reading()
         # Clients close a stream at its last event, without waiting for the end of the body.
         self._end(reading, "cancelled" if reading.estimated else "ok")
@@ -259,6 +307,7 @@ class Answer:
             self._ended = True
             self._call.failed(error)
             return
+        self._read_deferred()
         self._end(replace(self._meter.reading(), error=error[:400]), "cut")
 
     def _end_whole(self, *, left: bool = False) -> None:
@@ -267,14 +316,12 @@ class Answer:
             self._ended = True
             call.failed(f"the answer is larger than {_ANSWER_BYTES_MAX} bytes")
             return
-        body = b"".join(self._body)
+        read = with_headers(call.dialect.read_response(b"".join(self._body)), self._headers)
+        reading = with_request(read, call.facts)
         if self._status >= 400:
             call.may_come_again()
-            self._end(
-                refused_reading(with_request(call.dialect.read_response(body), call.facts), self._status), "error"
-            )
+            self._end(refused_reading(reading, self._status), "error")
             return
-        reading = with_request(call.dialect.read_response(body), call.facts)
         if left and reading.usage is None:  # closed before it was read: the provider has answered, and bills it
             self._ended = True
             call.cancelled()
@@ -283,7 +330,15 @@ class Answer:
 
     def _end(self, reading: Reading, status: Status) -> None:
         self._ended = True
-        self._call.end(reading, status, http_status=self._status, first_ms=self._first_ms if self._stream else None)
+        first_ms = self._first_ms if self._stream else None
+        request_id = self._headers.get("request-id") or self._headers.get("x-request-id") or ""
+        self._call.end(reading, status, http_status=self._status, first_ms=first_ms, request_id=request_id)
+
+
+def _shows_all(chunk: bytes) -> bool:
+    """Whether a chunk of an OpenAI stream can be passed on as it is: whole events, none of them the usage that was not asked
+    for, which is the one without choices."""
+    return chunk.endswith(b"\n\n") and b'"choices":[]' not in chunk and b'"choices": []' not in chunk
 
 
 class _Decode(Protocol):
@@ -306,6 +361,20 @@ def _decoder(encoding: str) -> _Decode | None:
             return b""
 
     return decode
+
+
+@contextmanager
+def under_way() -> Generator[None]:
+    """While a call that is counted already is handed to the library that sends it (rule 7)."""
+    token = _UNDER_WAY.set(True)
+    try:
+        yield
+    finally:
+        _UNDER_WAY.reset(token)
+
+
+def is_under_way() -> bool:
+    return _UNDER_WAY.get()
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------
@@ -334,7 +403,7 @@ def outgoing(
         can_cap=dialect.can_cap and not signed,
         task=frame.own_limit() if frame else None,
         above=frame.limits_above() if frame and frame.parent else (),
-        final=frame.final if frame else False,
+        final=frame.is_final() if frame else False,
     )
     return Outgoing(session, ask, dialect, facts, path, body, signed=signed)
 

@@ -76,6 +76,13 @@ class Frame:
             frame = frame.parent
         return frame.limit if frame is not None else None
 
+    def is_final(self) -> bool:
+        """Whether its task says that this is its last call."""
+        frame: Frame | None = self
+        while frame is not None and frame.kind == "tool":
+            frame = frame.parent
+        return frame.final if frame is not None else False
+
     def is_below(self, other: Frame) -> bool:
         frame: Frame | None = self
         while frame is not None:

@@ -17,18 +17,20 @@ from bursar.core.money import decimal_text
 from bursar.wire.context import HEADER_PREFIX, scope_baggage, scope_headers
 from bursar.wire.dialect import BadRequest
 
-from .calls import Answer, Outgoing, outgoing, scope_of
+from .calls import CALL_HEADER, LOOKED_AT, Answer, Outgoing, outgoing, scope_of, under_way
 from .frames import current_frame, otel_trace
 from .refusal import BudgetExceeded
 from .session import Session, active
-from .streams import stream_classes
+from .streams import fed, finished, stream_classes
 
-__all__ = ["LIBRARIES", "client_class", "hook", "unhook"]
+__all__ = ["LIBRARIES", "client_class", "hook", "tell", "unhook"]
 
 LIBRARIES: Final = ("httpx2", "httpx")
 """The same API under two names: OpenAI 3, Anthropic 2, google-genai 3 and MCP 2 use the first."""
 
 _BODY_BYTES_MAX: Final = 50_000_000
+_LOOKED_AT: Final = frozenset(name.encode("ascii") for name in LOOKED_AT)
+_OURS: Final = HEADER_PREFIX.encode("ascii")
 _SEND: Final = "_send_single_request"
 _MARK: Final = "_bursar_original"
 
@@ -107,7 +109,8 @@ class _Parts:
             permit = await session.obtain_async(call.ask) if session.mode == "enforce" else None
             self._shape(call, permit, request)
             try:
-                response = await original(client, request)
+                with under_way():
+                    response = await original(client, request)
             except BaseException as error:
                 self._failed(call, error)
                 raise
@@ -125,11 +128,12 @@ class _Parts:
         rule = session.hosts.find(host, path)
         if rule is None:
             if session.hosts.is_gateway(host):
-                _tell(session, request)
+                tell(session, request)
             return None
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        for name in [name for name in request.headers if name.startswith(HEADER_PREFIX)]:
-            del request.headers[name]  # not the provider's business
+        headers = _headers(request)
+        for name in headers:
+            if name.startswith(HEADER_PREFIX):
+                del request.headers[name]  # not the provider's business
         try:
             return outgoing(session, rule, request.method, path, headers, _body(request, headers))
         except Exception as error:
@@ -171,9 +175,26 @@ class _Parts:
             call.cancelled()
 
     def _answered(self, call: Outgoing, response: Any, stream: Callable[[Any, Answer, Outgoing], Any]) -> Any:
+        if hasattr(response, "_content"):
+            # A transport had it at hand (a cache, a mock): nobody reads it again.
+            charged = {CALL_HEADER: ""} if CALL_HEADER in response.headers else {}
+            answer = Answer(call, response.status_code, charged)
+            fed(answer, call, response.content)
+            finished(answer, call)
+            return response
         answer = Answer(call, response.status_code, response.headers)
         response.stream = stream(response.stream, answer, call)
         return response
+
+
+def _headers(request: Any) -> dict[str, str]:
+    """The headers that are looked at, names in lower case."""
+    found: dict[str, str] = {}
+    for name, value in request.headers.raw:
+        name = name.lower()
+        if name in _LOOKED_AT or name.startswith(_OURS):
+            found[name.decode("latin-1")] = value.decode("latin-1")
+    return found
 
 
 def _body(request: Any, headers: dict[str, str]) -> bytes:
@@ -187,7 +208,7 @@ def _body(request: Any, headers: dict[str, str]) -> bytes:
     return request.read() if hasattr(request.stream, "__iter__") else b""
 
 
-def _tell(session: Session, request: Any) -> None:
+def tell(session: Session, request: Any) -> None:
     """Say to a gateway of ours what a request is for: what its own headers say stays."""
     frame = current_frame()
     scope = scope_of(session, frame)
@@ -205,7 +226,7 @@ def _tell(session: Session, request: Any) -> None:
             request.headers.setdefault("x-bursar-task-budget", decimal_text(own.limit))
             if own.reserve:
                 request.headers.setdefault("x-bursar-task-reserve", decimal_text(own.reserve))
-        if frame.final:
+        if frame.is_final():
             request.headers.setdefault("x-bursar-final", "true")
     if trace.trace_id and trace.span_id:
         request.headers.setdefault("traceparent", f"00-{trace.trace_id}-{trace.span_id}-01")

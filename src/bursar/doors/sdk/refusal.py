@@ -24,6 +24,8 @@ class BudgetExceeded(BaseException):
     ``approval_id`` what ``bursar approve`` takes. ``details`` holds the same as JSON-able data.
     """
 
+    __module__ = "bursar"  # where users import it from, and what tracebacks should say
+
     def __init__(self, message: str, *, call_id: str, task: str, details: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.call_id = call_id

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from bursar.core.admission import Crowded
 from bursar.core.call import NotHeld
 from bursar.core.errors import BursarError
 from bursar.core.scopes import Scope
-from bursar.engine.permits import Ask, Permit
+from bursar.engine.permits import Ask, Ended, Permit
 from bursar.engine.ports import Treasury
 from bursar.engine.rulebook import ProviderRule
 from bursar.wire import generic
@@ -128,7 +129,12 @@ class Session:
         until = time.monotonic() + self.wait_s
         while True:
             if self.treasury.remote:
-                outcome = await asyncio.to_thread(self.treasury.hold, ask)
+                asked = _Hold(self.treasury, ask)
+                try:
+                    outcome = await asyncio.to_thread(asked)
+                except asyncio.CancelledError:
+                    asked.leave()
+                    raise
             else:
                 outcome = self.treasury.hold(ask)
             if not isinstance(outcome, Crowded):
@@ -145,6 +151,36 @@ class Session:
             return None
         opening = ask.opening
         raise BudgetExceeded.of(outcome.refusal, outcome.reason, call_id=opening.call_id, task=opening.scope.task)
+
+
+class _Hold:
+    """A hold that is asked for in another thread, for somebody who may have left by the time it is made: it is given back then,
+    as nothing was sent."""
+
+    def __init__(self, treasury: Treasury, ask: Ask) -> None:
+        self._treasury = treasury
+        self._ask = ask
+        self._lock = Lock()
+        self._left = False
+        self._outcome: Permit | NotHeld | Crowded | None = None
+
+    def __call__(self) -> Permit | NotHeld | Crowded:
+        outcome = self._treasury.hold(self._ask)
+        with self._lock:
+            self._outcome = outcome
+            if self._left:
+                self._give_back()
+        return outcome
+
+    def leave(self) -> None:
+        with self._lock:
+            self._left = True
+            self._give_back()
+
+    def _give_back(self) -> None:
+        outcome, self._outcome = self._outcome, None
+        if isinstance(outcome, Permit):
+            self._treasury.settle(Ended(self._ask, outcome.opening, None))
 
 
 _active: list[Session] = []

@@ -14,7 +14,7 @@ from typing import Any
 
 from .calls import Answer, Outgoing
 
-__all__ = ["counted", "stream_classes"]
+__all__ = ["counted", "extend", "fed", "finished", "left", "stream_classes"]
 
 
 def stream_classes(library: ModuleType) -> tuple[type[Any], type[Any]]:
@@ -30,11 +30,11 @@ def stream_classes(library: ModuleType) -> tuple[type[Any], type[Any]]:
             return counted(self._inner, self._answer, self._call)
 
         def close(self) -> None:
-            _left(self._answer, self._call)
+            left(self._answer, self._call)
             self._inner.close()
 
         def __del__(self) -> None:
-            _left(self._answer, self._call)
+            left(self._answer, self._call)
 
     class AsyncMeteredStream(library.AsyncByteStream):
         def __init__(self, inner: Any, answer: Answer, call: Outgoing) -> None:
@@ -46,11 +46,11 @@ def stream_classes(library: ModuleType) -> tuple[type[Any], type[Any]]:
             return _counted_async(self._inner, self._answer, self._call)
 
         async def aclose(self) -> None:
-            _left(self._answer, self._call)
+            left(self._answer, self._call)
             await self._inner.aclose()
 
         def __del__(self) -> None:
-            _left(self._answer, self._call)
+            left(self._answer, self._call)
 
     return MeteredStream, AsyncMeteredStream
 
@@ -59,10 +59,10 @@ def counted(inner: Any, answer: Answer, call: Outgoing) -> Iterator[bytes]:
     """The chunks of a stream, counted; ``inner`` is closed where it ends before its time."""
     try:
         for chunk in inner:
-            if out := _fed(answer, call, chunk):
+            if out := fed(answer, call, chunk):
                 yield out
             while (to_tokens := answer.wants()) is not None:
-                if why := _extend(call, to_tokens):
+                if why := extend(call, to_tokens):
                     yield answer.end_here(why)
                     inner.close()
                     return
@@ -73,18 +73,18 @@ def counted(inner: Any, answer: Answer, call: Outgoing) -> Iterator[bytes]:
     except BaseException:
         answer.left()
         raise
-    if rest := _finished(answer, call):
+    if rest := finished(answer, call):
         yield rest
 
 
 async def _counted_async(inner: Any, answer: Answer, call: Outgoing) -> AsyncIterator[bytes]:
     try:
         async for chunk in inner:
-            if out := _fed(answer, call, chunk):
+            if out := fed(answer, call, chunk):
                 yield out
             while (to_tokens := answer.wants()) is not None:
                 remote = call.session.treasury.remote
-                if why := await asyncio.to_thread(_extend, call, to_tokens) if remote else _extend(call, to_tokens):
+                if why := await asyncio.to_thread(extend, call, to_tokens) if remote else extend(call, to_tokens):
                     yield answer.end_here(why)
                     await inner.aclose()
                     return
@@ -95,16 +95,18 @@ async def _counted_async(inner: Any, answer: Answer, call: Outgoing) -> AsyncIte
     except BaseException:
         answer.left()
         raise
-    if rest := _finished(answer, call):
+    if rest := finished(answer, call):
         yield rest
 
 
-def _extend(call: Outgoing, to_tokens: int) -> str:
+def extend(call: Outgoing, to_tokens: int) -> str:
+    """Hold for more of a stream. Why that cannot be, "" when it is done."""
     assert call.permit is not None
     return call.session.treasury.extend(call.permit, to_tokens)
 
 
-def _fed(answer: Answer, call: Outgoing, chunk: bytes) -> bytes:
+def fed(answer: Answer, call: Outgoing, chunk: bytes) -> bytes:
+    """``Answer.feed`` under rule 1, as the two below are."""
     try:
         return answer.feed(chunk)
     except Exception as error:  # noqa: BLE001 - rule 1
@@ -113,7 +115,7 @@ def _fed(answer: Answer, call: Outgoing, chunk: bytes) -> bytes:
         return chunk
 
 
-def _finished(answer: Answer, call: Outgoing) -> bytes:
+def finished(answer: Answer, call: Outgoing) -> bytes:
     try:
         return answer.finished()
     except Exception as error:  # noqa: BLE001 - rule 1
@@ -121,7 +123,7 @@ def _finished(answer: Answer, call: Outgoing) -> bytes:
         return b""
 
 
-def _left(answer: Answer, call: Outgoing) -> None:
+def left(answer: Answer, call: Outgoing) -> None:
     try:
         answer.left()
     except Exception as error:  # noqa: BLE001 - rule 1; when the interpreter ends, nothing may be there any more

@@ -26,9 +26,10 @@ from bursar.core.call import Reply
 from bursar.core.ledger import SDK_PREFIX, Opening, Status
 from bursar.core.money import NanoUSD, Rate
 from bursar.core.prices import Charge, Reading
-from bursar.core.scopes import LABELS_MAX, NOBODY, VALUE_LENGTH_MAX, make_labels
-from bursar.core.tool_prices import TOOL_PROVIDER, ToolPrice, tool_charge, tool_worst
+from bursar.core.scopes import NOBODY, VALUE_LENGTH_MAX, make_labels
+from bursar.core.tool_prices import TOOL_LABEL, TOOL_PROVIDER, ToolPrice, tool_charge, tool_worst
 from bursar.engine.permits import Ask, Ended, Permit
+from bursar.wire.context import put_label
 
 from .amounts import Money, money, stated_money
 from .calls import scope_of
@@ -78,7 +79,7 @@ class ToolCall:
             fee=fee if fee is not None or rule is None else tool_worst(rule),
             task=parent.own_limit() if parent else None,
             above=parent.limits_above() if parent and parent.parent else (),
-            final=parent.final if parent else False,
+            final=self.frame.is_final(),
         )
         self._permit: Permit | None = None
         self._started = time.perf_counter()
@@ -87,8 +88,11 @@ class ToolCall:
         session, frame = self.session, self.frame
         call_id = session.new_id()
         scope = scope_of(session, frame)
-        if digest and len(scope.labels) < LABELS_MAX:
-            scope = replace(scope, labels=make_labels((*scope.labels, (ARGUMENTS_LABEL, digest))))
+        labels = dict(scope.labels)
+        put_label(labels, TOOL_LABEL, self.name)
+        if digest:
+            put_label(labels, ARGUMENTS_LABEL, digest)
+        scope = replace(scope, labels=make_labels(labels))
         return Opening(
             attempt_id=SDK_PREFIX + call_id,
             call_id=call_id,
@@ -137,7 +141,7 @@ class ToolCall:
         """Charge it. ``answer`` is the result as JSON-like data, for price book rules that look into it."""
         elapsed_ms = (time.perf_counter() - self._started) * 1000
         priced = self._priced(result, units, size_bytes, round(elapsed_ms), answer, calls, failed=status != "ok")
-        reading = Reading(priced.usage, error=error[:_ERROR_LENGTH_MAX], tools=(self.name,))
+        reading = Reading(priced.usage, error=error[:_ERROR_LENGTH_MAX])
         self._end(Reply(reading, status, latency_ms=round(elapsed_ms, 3)), priced)
         return priced
 
