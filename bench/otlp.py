@@ -23,6 +23,7 @@ from bench.measure import BURSAR, BenchError, Processes, cores, cpu_s, free_port
 from bench.report import Figure, Report
 from bursar.adapters.verify import verify
 from bursar.compose import open_books_file, open_data, open_ledger, settings_of
+from bursar.wire.otlp import read_traces
 
 __all__ = ["measure"]
 
@@ -30,6 +31,7 @@ GOAL_PER_S = 20_000
 SPANS = 12
 TRACES = 40  # in one request, as a collector batches them
 CONNECTIONS = 4
+CONNECTIONS_BEYOND = 64
 _TAG = b"\xfebursar\xff"
 _TEXT_TAG = "resp-tag00000000"
 _PROMPT = "Where is my order? " * 40
@@ -54,48 +56,38 @@ def measure(*, quick: bool) -> Report:
     pin(others)
     try:
         with TemporaryDirectory() as name, Processes() as processes:
-            return _measure(Path(name), processes, mine, seconds=10 if quick else 30)
+            return _measure(Path(name), processes, mine, others, 10 if quick else 30)
     finally:
         pin(mine | others if mine and others else None)
 
 
-def _measure(directory: Path, processes: Processes, mine: set[int] | None, *, seconds: float) -> Report:
+def _measure(
+    directory: Path, processes: Processes, mine: set[int] | None, others: set[int] | None, seconds: float
+) -> Report:
     port = free_port()
     command = [*BURSAR, "up", "--port", port, "--data", directory / "data"]
     server = processes.start(command, log=directory / "server.log", on=mine)
     _wait(port)
     template = _template()
     numbers = itertools.count(1)
-    _send(
-        port, template, numbers, _Sent(), until=time.monotonic() + 1.0
-    )  # the first import of a library is not the load
-    warm = _settled(directory, 0)
-    memory_before = memory_mib(server.pid)
-    cpu_before = cpu_s(server.pid)
-    sent = _Sent()
+    warm = _press(port, template, numbers, seconds=1.0, connections=1)  # the first use of a library is not the load
+    before = _settled(directory, warm.spans)
+    memory_before, cpu_before = memory_mib(server.pid), cpu_s(server.pid)
     begin = time.monotonic()
-    senders = [
-        threading.Thread(target=_send, args=(port, template, numbers, sent), kwargs={"until": begin + seconds})
-        for _ in range(CONNECTIONS)
-    ]
-    middle: float | None = None
-    for sender in senders:
-        sender.start()
-    time.sleep(seconds / 2)
-    middle = memory_mib(server.pid)
-    for sender in senders:
-        sender.join()
+    sent = _press(port, template, numbers, seconds=seconds, connections=CONNECTIONS)
     taken_s = time.monotonic() - begin
-    if sent.failures:
-        raise BenchError(sent.failures[0])
-    found = _settled(directory, warm + sent.spans)
-    took_s = time.monotonic() - begin
     memory_after = memory_mib(server.pid)
+    _settled(directory, before + sent.spans)
+    took_s = time.monotonic() - begin
     cpu = cpu_s(server.pid)
+    beyond = _press(port, template, numbers, seconds=seconds / 3, connections=CONNECTIONS_BEYOND)
+    memory_beyond = memory_mib(server.pid)
+    found = _settled(directory, before + sent.spans + beyond.spans)
     processes.stop(server)
     _prove(directory, found)
     per_s = sent.spans / took_s
     each_us = None if cpu is None or cpu_before is None else (cpu - cpu_before) / sent.spans * 1e6
+    reading = _reading_us(template, mine, others)
     return Report(
         "otlp",
         (
@@ -107,18 +99,45 @@ def _measure(directory: Path, processes: Processes, mine: set[int] | None, *, se
                 goal_met=per_s >= GOAL_PER_S,
             ),
             Figure("spans answered", sent.spans / taken_s, "/s", note="while they were sent; the rest waits on disk"),
-            Figure("processor time of a span", each_us, "us"),
-            Figure("requests told to come again (429)", float(sent.refused), "", note="nothing of them was lost"),
-            Figure("memory at the end", memory_after, "MiB", reference="in the middle", reference_value=middle),
-            Figure("memory before", memory_before, "MiB"),
+            Figure("CPU for a span", each_us, "us", reference="decoding and mapping alone", reference_value=reading),
+            Figure("memory under load", memory_after, "MiB", reference="before", reference_value=memory_before),
+            Figure("memory beyond it", memory_beyond, "MiB", reference="before", reference_value=memory_before),
+            Figure(
+                "told to come again (429)", float(beyond.refused), "", note=f"over {CONNECTIONS_BEYOND} connections"
+            ),
         ),
-        (_load_text(sent),),
+        (_load_text(sent, CONNECTIONS), _load_text(beyond, CONNECTIONS_BEYOND)),
     )
 
 
-def _load_text(sent: _Sent) -> str:
+def _press(port: int, template: bytes, numbers: Any, *, seconds: float, connections: int) -> _Sent:
+    """Send for so long, over so many connections. Raises BenchError when an export was not taken as it should be."""
+    sent = _Sent()
+    until = time.monotonic() + seconds
+    senders = [threading.Thread(target=_send, args=(port, template, numbers, sent, until)) for _ in range(connections)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    if sent.failures:
+        raise BenchError(sent.failures[0])
+    return sent
+
+
+def _reading_us(template: bytes, mine: set[int] | None, others: set[int] | None) -> float:
+    """Processor time of decoding a span and mapping it, on the core that the server had."""
+    pin(mine)
+    begin = time.process_time()
+    for _ in range(40):
+        read_traces(template, as_json=False)
+    took = time.process_time() - begin
+    pin(others)
+    return took / (40 * TRACES * SPANS) * 1e6
+
+
+def _load_text(sent: _Sent, connections: int) -> str:
     return (
-        f"{sent.spans:,} spans in {sent.requests:,} requests of {sent.bytes // max(sent.requests, 1):,} bytes over {CONNECTIONS}"
+        f"{sent.spans:,} spans in {sent.requests:,} requests of {sent.bytes // max(sent.requests, 1):,} bytes over {connections}"
         f" connections; all of them and a charge for each of their {sent.spans * 3 // SPANS:,} model calls are in the ledger"
     )
 
@@ -184,7 +203,7 @@ def _trace(spans: Any, number: int) -> None:
     })  # fmt: skip
 
 
-def _send(port: int, template: bytes, numbers: Any, sent: _Sent, *, until: float) -> None:
+def _send(port: int, template: bytes, numbers: Any, sent: _Sent, until: float) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {"content-type": "application/x-protobuf"}
     while time.monotonic() < until:

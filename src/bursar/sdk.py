@@ -55,8 +55,8 @@ def init(
     session: str = "",
     labels: Mapping[str, str] | None = None,
 ) -> None:
-    """Track, and hold to their budgets, the model calls of this process: those that official SDKs make over httpx, httpx2 or
-    botocore. No client and no base URL changes.
+    """Track, and hold to their budgets, the model calls of this process: those that official SDKs make over httpx, httpx2,
+    aiohttp or botocore. No client and no base URL changes.
 
     ``mode`` is "enforce" (calls are held for before they leave, and refused when a budget has no more) or "observe" (calls
     are only counted, and nothing of Bursar's stands in their way). Without ``server`` the books are files in ``data``
@@ -71,6 +71,8 @@ def init(
     chosen = mode or os.environ.get("BURSAR_MODE") or "enforce"
     if chosen not in _MODES:
         raise ConfigError(f"mode: {chosen!r} is not known; choose enforce or observe")
+    if on_failure not in (None, "closed", "open"):
+        raise ConfigError(f"on_failure: {on_failure!r} is not known; choose closed or open")
     columns = {"org": org, "team": team, "project": project, "user": user, "agent": agent, "session": session}
     for name, value in columns.items():
         if len(value) > VALUE_LENGTH_MAX:

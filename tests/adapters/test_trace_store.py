@@ -31,7 +31,7 @@ from bursar.core.money import NanoUSD, Rate
 from bursar.core.observations import Observation, TaskOutcome
 from bursar.core.scopes import Scope
 from bursar.core.tool_prices import ToolPrice, ToolPrices
-from bursar.core.traces import Nearer, attempt_base, charges, price, trace_key
+from bursar.core.traces import Nearer, attempt_base, attempt_of, charges, price, trace_key
 from bursar.engine.rulebook import Rulebook
 from bursar.engine.ship import ship, ship_traces
 from making import an_attempt, an_opening
@@ -253,6 +253,33 @@ def test_a_span_takes_the_charge_of_an_import(house: House) -> None:
     house.pass_s(1)
     assert house.ids() == {"b", "c"}
     assert not [name for name in house.charged() if name.startswith("import")]
+
+
+@pytest.mark.parametrize("first", ["import", "span"])
+def test_an_import_of_the_same_trace_changes_nothing(house: House, first: str) -> None:
+    """Its attempts have the names they have here: one charge each, and a sum is taken back whoever charged it."""
+    b, c = model("b", tokens=30), model("c", "b", tokens=20)
+
+    def import_(span: Observation) -> None:
+        (verdict,) = charges([span])
+        priced = price(span, BOOK, TOOLS, price_id="openai")
+        house.books.observe([attempt_of(verdict, priced, attempt_id=f"otlp:{TRACE}:{span.span_id}", door="import")])
+        house.store.take([replace(span, door="import")])
+        house.pass_s(1)
+
+    if first == "import":
+        import_(b)
+        house.take(b, c)
+        house.pass_s(3)
+    else:
+        house.take(b, c)
+        house.pass_s(3)
+        import_(b)  # somebody's file has only a part of the trace
+    import_(c)
+    house.die()
+    house.rest()
+    assert house.ids() == {"c"}
+    assert house.store.followed() == house.books.last_sequence()
 
 
 def test_whoever_stood_back_is_charged_when_the_holder_gives_up(house: House) -> None:

@@ -105,8 +105,10 @@ def tracer(url: str) -> Any:
 
 def main(doors: set[str], data: str, simulator: str, server: str) -> None:
     provider = tracer(server) if "otlp" in doors else None
-    sdk = bool(doors & {"gateway", "sdk", "sdk-async"})
-    if sdk:
+    sdk = bool(doors & {"gateway", "sdk", "sdk-async", "remote"})
+    if "remote" in doors:
+        bursar.init(data=f"{data}/of-the-agent", server=server)
+    elif sdk:
         bursar.init(data=data)
     base_url = f"{server}/v1" if "gateway" in doors else f"{simulator}/v1"
     telemetry = Said(sdk=sdk, tracer=provider.get_tracer("agent") if provider else None)

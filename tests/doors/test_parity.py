@@ -24,7 +24,7 @@ from bursar.compose import open_books_file, open_data, open_ledger, settings_of
 from doors.parity_agent import PRICE, SUB_TASK, TASK
 
 AGENT = Path(__file__).with_name("parity_agent.py")
-ONE_DOOR = ("sdk", "sdk-async", "gateway", "otlp")
+ONE_DOOR = ("sdk", "sdk-async", "remote", "gateway", "otlp")
 SEVERAL = ("sdk+otlp", "sdk-async+otlp", "gateway+sdk+otlp")
 
 
@@ -138,7 +138,7 @@ def test_every_door_leaves_the_same_charges(doors: str, by_sdk: list[dict[str, A
     nothing of a request that was refused.
     """
     rows = run_agent(doors, tmp_path)
-    nearest = doors.partition("+")[0].removesuffix("-async")
+    nearest = doors.partition("+")[0].removesuffix("-async").replace("remote", "sdk")
     assert {row["door"] for row in rows if row["kind"] == "model"} == {nearest}
     assert known(rows) == known(by_sdk)
     rest = [row for row in rows if row["status"] != "ok" or not row["cost_nanousd"]]

@@ -61,7 +61,7 @@ _QUIET = {
     "CREWAI_TRACING_ENABLED": "false",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "DISABLE_AUTOUPDATER": "1",
-    "MAX_THINKING_TOKENS": "0",  # what Claude Code says depends on the folder it is in: short answers end by themselves
+    "MAX_THINKING_TOKENS": "4000",  # it then also writes a prompt cache, which has a price of its own
 }
 """Frameworks that report home are told not to."""
 

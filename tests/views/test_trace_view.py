@@ -135,6 +135,15 @@ def test_spans_that_name_no_task_are_found_by_what_they_are_in(ledger: MemoryLed
     assert (root.span_id, root.total.cost_nanousd) == ("d", 3)
 
 
+def test_the_sdks_span_of_a_task_is_the_task_itself(ledger: MemoryLedger) -> None:
+    """A tracer begins a trace of its own inside of the SDK's context: its spans are parts of the task, not beside it."""
+    ledger.span("resolve", span_id="a", kind="task", task="t-1", trace_id="ours", ago=_ago(20), door="sdk")
+    ledger.span("resolve", span_id="b", kind="agent", task="t-1", trace_id="theirs", ago=_ago(19), door="otlp")
+    root = _tree(ledger, "t-1").root
+    assert root.span_id == "a"
+    assert [node.span_id for node in root.children if isinstance(node, Node)] == ["b"]
+
+
 def test_circles_orphans_and_wrong_clocks_do_not_break_a_tree(ledger: MemoryLedger) -> None:
     """Spans above each other or themselves, without their parent, or before it: all are shown, and it is said."""
     ledger.span("root", span_id="root", kind="task", task="t-1", ago=_ago(10))
@@ -144,7 +153,7 @@ def test_circles_orphans_and_wrong_clocks_do_not_break_a_tree(ledger: MemoryLedg
     ledger.span("orphan", span_id="orphan", parent_id="never", task="t-1", ago=_ago(14))
     ledger.span("early", span_id="early", parent_id="root", task="t-1", ago=_ago(5), kind="tool", status="error")
     tree = _tree(ledger, "t-1")
-    assert sorted(node.name for node in _nodes(tree.root)) == ["early", "egg", "hen", "orphan", "root", "self", "t-1"]
+    assert sorted(node.name for node in _nodes(tree.root)) == ["early", "egg", "hen", "orphan", "self", "t-1"]
     notes = "; ".join(tree.notes)
     assert "'hen' (hen) is above itself" in notes
     assert "'self' (self) is above itself" in notes

@@ -38,6 +38,17 @@ def counts(observation: Observation) -> dict[str, int]:
     return observation.reading.usage.counts()
 
 
+def test_claude_code_says_for_how_long_it_writes() -> None:
+    """Newer ones state the two lifetimes of a cache apart: nothing is assumed then."""
+    split = {**REQUEST, "cache_creation_5m_tokens": "1200", "cache_creation_1h_tokens": "300"}
+    [found] = recorded(split, body="claude_code.api_request", scope=EVENTS, resource={"service.name": "claude-code"})
+    assert counts(found) == {
+        "input_tokens": 22_504, "cache_read_tokens": 21_000, "cache_write_tokens": 1_500,
+        "cache_write_5m_tokens": 1_200, "cache_write_1h_tokens": 300, "output_tokens": 310,
+    }  # fmt: skip
+    assert not [note for note in found.notes if note.startswith("price_assumption")]
+
+
 def test_claude_code_requests() -> None:
     """An API request: digits as text, cached tokens beside the input, an hour's cache, the time before the record."""
     [found] = recorded(REQUEST, body="claude_code.api_request", scope=EVENTS, resource={"service.name": "claude-code"})

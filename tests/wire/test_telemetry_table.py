@@ -273,7 +273,8 @@ ELSEWHERE = {
     "ai.telemetry.metadata.*", "langfuse.trace.metadata.*", "metadata", "langfuse.trace.metadata",
     "gen_ai.tool.call.result", "ai.toolCall.result", "traceloop.entity.output", "tool_response", "output.value",
     "tool_result_size_bytes", "event.name", "event.kind", "input_tokens", "input_token_count", "output_tokens",
-    "output_token_count", "cache_read_tokens", "cached_token_count", "cache_creation_tokens", "reasoning_token_count",
+    "output_token_count", "cache_read_tokens", "cached_token_count", "cache_creation_tokens", "cache_creation_5m_tokens",
+    "cache_creation_1h_tokens", "reasoning_token_count",
     "duration_ms", "success", "type", "token_type",
 }  # fmt: skip
 

@@ -58,6 +58,7 @@ class Admissions:
         self._pending = pending
         self._clock_us = clock_us
         self._chains: dict[str, tuple[TaskLimit, ...]] = {}
+        self._below: dict[str, set[str]] = {}  # by task, whose chains it is in
         self._version = -1
         self.limited_tasks: set[str] = set()
 
@@ -124,7 +125,11 @@ class Admissions:
 
     def forget(self) -> None:
         """What is remembered of tasks may not be true any more: a transaction was undone."""
+        self._forget_chains()
+
+    def _forget_chains(self) -> None:
         self._chains.clear()
+        self._below.clear()
 
     # --- tasks ------------------------------------------------------------------------------------------------
 
@@ -132,7 +137,7 @@ class Admissions:
         (version,) = self._db.execute("PRAGMA data_version").fetchone()
         if version != self._version or len(self._chains) > _CHAINS_MAX:
             self._version = version
-            self._chains.clear()
+            self._forget_chains()
 
     def _load(self, tasks: Iterable[str]) -> None:
         """Remember the chains of tasks, all in one statement."""
@@ -141,7 +146,12 @@ class Admissions:
             return
         known = {row.task for row in _select_tasks(self._db, wanted)}
         for name in wanted:
-            self._chains[name] = self._read_chain(name) if name in known else ()
+            self._remember(name, self._read_chain(name) if name in known else ())
+
+    def _remember(self, name: str, chain: tuple[TaskLimit, ...]) -> None:
+        self._chains[name] = chain
+        for task in chain:
+            self._below.setdefault(task.task, set()).add(name)
 
     def _read_chain(self, task: str) -> tuple[TaskLimit, ...]:
         chain: list[TaskLimit] = []
@@ -191,9 +201,11 @@ class Admissions:
             " reserve_nanousd = ?4",
             (name, task.parent, task.limit, task.reserve, key, self._clock_us()),
         )
-        below = [other for other, chain in self._chains.items() if any(task.task == name for task in chain)]
-        for other in {name, *below}:  # what is remembered of others stays: calls of the same batch need it
-            self._chains[other] = self._read_chain(other)
+        for other in {
+            name,
+            *self._below.get(name, ()),
+        }:  # what is remembered of others stays: calls of the same batch need it
+            self._remember(other, self._read_chain(other))
 
     def _opener(self, task: str) -> str:
         found = self._db.execute("SELECT opened_by FROM task WHERE task = ?", (task,)).fetchone()

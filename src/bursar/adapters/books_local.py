@@ -21,7 +21,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
@@ -33,6 +33,7 @@ from bursar.core.ledger import Attempt
 from bursar.engine.ports import TaskUse
 
 from .books_desk import task_totals, use_of_task
+from .books_errors import books_error
 from .books_file import BooksFile, Outcome
 
 __all__ = ["LocalBooks"]
@@ -189,6 +190,15 @@ class LocalBooks:
             file = self._opened()
             return use_of_task(*file.transaction(lambda: task_totals(file, task)))
 
+    def is_limited(self, tasks: Iterable[str]) -> bool:
+        """Whether any of the tasks, or one above them, has a limit of its own. Raises BooksError."""
+        with self._lock:
+            chain = self._opened().admissions.chain
+            try:
+                return any(task.limit is not None for name in tasks if name for task in chain(name))
+            except sqlite3.Error as error:
+                raise books_error(error) from error
+
     def limited_tasks(self) -> set[str]:
         now = self._file.admissions.limited_tasks if self._file is not None else set[str]()
         return self._limited_tasks | now
@@ -274,6 +284,8 @@ class LocalBooks:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
         return written
 
     # --- the thread -------------------------------------------------------------------------------------------
@@ -341,11 +353,14 @@ class LocalBooks:
     def _write(self, batch: Sequence[_Operation]) -> None:
         file = self._opened()
         calls, seen = _sorted(batch)
-        if calls:
-            file.apply(calls)
-        if seen:
-            claims = {attempt.opening.attempt_id: claim for attempt, claim in seen}
-            file.observe([attempt for attempt, _ in seen], budgets=lambda a: claims[a.opening.attempt_id])
+        try:
+            if calls:
+                file.apply(calls)
+            if seen:
+                claims = {attempt.opening.attempt_id: claim for attempt, claim in seen}
+                file.observe([attempt for attempt, _ in seen], budgets=lambda a: claims[a.opening.attempt_id])
+        except (OSError, MemoryError) as error:  # nothing that an operation can be blamed for
+            raise BooksFailedError(str(error) or type(error).__name__) from error
 
     def _write_each(self, batch: Sequence[_Operation]) -> None:
         for operation in batch:

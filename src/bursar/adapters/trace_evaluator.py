@@ -58,9 +58,13 @@ _REST_S: Final = 30.0
 _SPANS_PER_SECOND: Final = 10_000
 """A trace of this many spans waits a second longer at most: to decide it is that much work."""
 _BATCH: Final = 4_000
+_TRACE_PLACES_MAX: Final = 200_000
+"""Of one trace, about a kilobyte each. What comes for it beyond that is rejected, and its sender told."""
 _PLACES_MAX: Final = 60_000  # in memory of traces that wait for nothing
 _FOLLOW_MAX: Final = 5_000
 _KEYS_MAX: Final = 10_000
+_IMPORTED: Final = b'"door":"import"'  # as the books' rows have it; in a text the quotes would be escaped
+_NOBODY_ELSE: Final[frozenset[str]] = frozenset()
 
 
 class _Seen(msgspec.Struct, gc=False):
@@ -95,6 +99,7 @@ class _Open:
     """A trace in memory, and what of it waits."""
 
     __slots__ = (
+        "is_metrics",
         "arrivals",
         "first_s",
         "fresh",
@@ -117,6 +122,7 @@ class _Open:
         self.first_s = self.last_s = 0.0
         self.root_ended = False
         self.resting = False
+        self.is_metrics = key.startswith("metric.")
         self.forget()
 
     def forget(self) -> None:
@@ -145,7 +151,8 @@ class _Changes:
 
 
 class TraceEvaluator:
-    """``counts`` adds up what became of observations: charged, linked, retracted. Times are of one monotonic clock."""
+    """``counts`` adds up what became of observations: charged, linked, retracted; ``full`` are traces that take no more.
+    Times are of one monotonic clock."""
 
     def __init__(self, books: BooksFile, store: TraceStore, rulebook: Callable[[], Rulebook]) -> None:
         self._books = books
@@ -159,6 +166,7 @@ class TraceEvaluator:
         self._places = 0
         self.backlog = 0
         self.counts: Counter[str] = Counter()
+        self.full: set[str] = set()
         self._broken = False
         self._version = -1
         self._followed = self._kept_followed = store.followed()
@@ -311,7 +319,9 @@ class TraceEvaluator:
         for open_, verdicts in decided:
             kept = [
                 row
-                for verdict in in_groups(contest(open_.key, verdicts, holders), groups)
+                for verdict in in_groups(
+                    contest(open_.key, verdicts, holders), groups if open_.is_metrics else _NOBODY_ELSE
+                )
                 if (row := self._change(open_, verdict, changes)) is not None
             ]
             if kept:
@@ -342,7 +352,7 @@ class TraceEvaluator:
         if verdict.fate == "linked" and verdict.link not in open_.trace and seen.source != "metric":
             stands_for = verdict.link
         after = _State(version, attempt_id, seen, scope, stands_for)
-        if after == state:
+        if state is not _UNDECIDED and after == state:
             return None
         if verdict.fate == "linked" and not state.stands_for:
             changes.counts["linked"] += 1
@@ -390,6 +400,8 @@ class TraceEvaluator:
             open_.touched = set()
             del self._pending[open_.key]
             self._opens.move_to_end(open_.key)
+            if len(open_.trace) >= _TRACE_PLACES_MAX:
+                self.full.add(open_.key)
             if open_.trace.waiting and not open_.resting:
                 self._resting[open_.key] = now_s + _REST_S
                 continue
@@ -498,8 +510,8 @@ class TraceEvaluator:
         while self._followed < last:
             rows = self._books.connection.execute(
                 "SELECT sequence, attempt_id, payload FROM entry WHERE sequence > ? AND sequence <= ? AND stage = 1"
-                " AND payload IS NOT NULL AND attempt_id NOT GLOB 'otlp:*' ORDER BY sequence LIMIT ?",
-                (self._followed, last, _FOLLOW_MAX),
+                " AND payload IS NOT NULL AND (attempt_id NOT GLOB 'otlp:*' OR instr(payload, ?)) ORDER BY sequence LIMIT ?",
+                (self._followed, last, _IMPORTED, _FOLLOW_MAX),
             ).fetchall()
             self._meet_all([(attempt_id, _decode_seen(payload)) for _, attempt_id, payload in rows], now_s)
             self._followed = rows[-1][0] if len(rows) == _FOLLOW_MAX else last
@@ -509,9 +521,9 @@ class TraceEvaluator:
 
     def _meet_all(self, found: Sequence[tuple[str, _Seen]], now_s: float) -> None:
         rows = [
-            NearerRow(attempt_id, seen.trace_id, seen.span_id, seen.kind, seen.door)
+            NearerRow(attempt_id, *place, seen.kind, seen.door)
             for attempt_id, seen in found
-            if seen.trace_id and seen.span_id
+            if all(place := _place_of(attempt_id) or (seen.trace_id, seen.span_id))
         ]
         if rows:
             self._store.record(Record(nearer=rows))
@@ -558,10 +570,10 @@ class TraceEvaluator:
         )
         for attempt_id, stage, payload in rows:
             place = _place_of(attempt_id)
-            if place is None:
+            if place is None or _IMPORTED in payload:
                 continue
             states = self._recovered.setdefault(place[0], {})
-            version = int(attempt_id.partition("#")[2] or 1)
+            version = _version_of(attempt_id)
             if stage == 1:
                 states[place[1]] = _State(version, attempt_id, payload=payload)
             elif states.get(place[1], _UNDECIDED).attempt_id in ("", attempt_id):
@@ -581,7 +593,11 @@ def _charged(kept: KeptSpan) -> str:
 
 def _meet(open_: _Open, row: NearerRow) -> None:
     if row.source == "import":
-        open_.imports[row.span_id] = row.attempt_id
+        # An import of traces gives its attempts the names they would have had here: that is our own charge then.
+        if _place_of(row.attempt_id) is None:
+            open_.imports[row.span_id] = row.attempt_id
+        elif not open_.states.get(row.span_id, _UNDECIDED).version:
+            open_.states[row.span_id] = _State(_version_of(row.attempt_id), row.attempt_id)
         open_.trace.touch(row.span_id)
     elif row.kind in ("model", "tool"):
         open_.trace.take_nearer(
@@ -593,6 +609,10 @@ def _place_of(attempt_id: str) -> tuple[str, str] | None:
     """The trace and the key of an attempt that was made here."""
     parts = attempt_id.partition("#")[0].split(":")
     return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == "otlp" else None
+
+
+def _version_of(attempt_id: str) -> int:
+    return int(attempt_id.partition("#")[2] or 1)
 
 
 class _KeptKey(msgspec.Struct):

@@ -7,17 +7,20 @@ Rule 2: from the rows of a trace everything the receiver knew of it can be made 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from bursar.core.observations import Observation, TaskOutcome
+from bursar.core.ledger import Door
+from bursar.core.observations import Kind, Observation, Source, TaskOutcome
 from bursar.core.prices import Reading
 from bursar.core.scopes import Scope
 from bursar.core.traces import Verdict
 
 __all__ = [
     "KeptSpan",
+    "SpanRest",
+    "SpanRow",
     "decode_arrival",
     "decode_spans",
     "encode_arrival",
@@ -34,11 +37,11 @@ class SpanRow(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     span_id: str
     parent_id: str
     name: str
-    kind: str
-    door: str
+    kind: Kind
+    door: Door
     started_us: int
     ended_us: int
-    status: str = "ok"
+    status: Literal["ok", "error"] = "ok"
     error: str = ""
     org: str = ""
     team: str = ""
@@ -61,7 +64,7 @@ class SpanRest(msgspec.Struct, frozen=True, gc=False, array_like=True):
     key: str
     labels: tuple[tuple[str, str], ...]
     own: Scope | None
-    source: str
+    source: Source
     operation: str
     provider: str
     model_asked: str
@@ -103,10 +106,10 @@ class KeptSpan(NamedTuple):
         row, rest = self
         record = rest.source != "span"
         return Observation(
-            source=rest.source,  # type: ignore[arg-type]
-            door=row.door,  # type: ignore[arg-type]
+            source=rest.source,
+            door=row.door,
             name=row.name,
-            kind=row.kind,  # type: ignore[arg-type]
+            kind=row.kind,
             started_us=row.started_us,
             ended_us=row.ended_us,
             trace_id=row.trace_id if rest.in_trace else "",
@@ -119,7 +122,7 @@ class KeptSpan(NamedTuple):
             scope=self.scope if rest.own is None else rest.own,
             tool=row.tool,
             group=rest.group,
-            status=row.status,  # type: ignore[arg-type]
+            status=row.status,
             error=row.error,
             stream=rest.stream,
             first_token_ms=rest.first_token_ms,
@@ -158,7 +161,7 @@ def kept_of(trace: str, verdict: Verdict, *, attempt_id: str, version: int, char
     rest = SpanRest(
         scope.key,
         scope.labels,
-        None if seen.scope == scope else seen.scope,
+        None if seen.scope is scope or seen.scope == scope else seen.scope,
         seen.source,
         seen.operation,
         seen.provider,

@@ -35,7 +35,8 @@ __all__ = ["NearerRow", "Record", "Segment", "TraceStore"]
 
 _SCHEMA_VERSION: Final = 1
 _BUSY_WAIT_MS: Final = 5_000
-_LOG_PAGES_MAX: Final = 8_192
+_PAGE_BYTES: Final = 16_384
+_LOG_PAGES_MAX: Final = 4_096
 _PRUNE_BATCH: Final = 2_000
 _NO_TOOLS: Final = ToolPrices()
 
@@ -87,6 +88,8 @@ class TraceStore:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=not any_thread)
             path.chmod(0o600)
             self._db.execute(f"PRAGMA busy_timeout = {_BUSY_WAIT_MS}")
+            # Of a new file. An arrival is some hundred kilobytes: with pages of the usual size it is a chain of as many.
+            self._db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             use_wal(self._db)
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
             self._create(path)

@@ -112,7 +112,10 @@ class TraceWorker:
         if export.observations:
             if key is not None:
                 export = replace(export, observations=_from_key(export, key))
-            evaluator.take(export.observations, store.arrive(export.observations), time.monotonic())
+            if evaluator.full:
+                export = _without(export, evaluator.full)
+            if export.observations:
+                evaluator.take(export.observations, store.arrive(export.observations), time.monotonic())
         self.taken[signal, "taken"] += len(export.observations)
         self.taken[signal, "rejected"] += export.rejected
         return export
@@ -146,6 +149,17 @@ class TraceWorker:
             if file is not None:
                 file.close()
         self._store = self._books = self._evaluator = None
+
+
+def _without(export: Export, full: set[str]) -> Export:
+    """An export without what came for traces that take no more."""
+    kept = [each for each in export.observations if each.trace_id not in full]
+    rejected = len(export.observations) - len(kept)
+    if not rejected:
+        return export
+    return Export(
+        kept, export.rejected + rejected, export.problem or "a trace has more spans than are looked at together"
+    )
 
 
 def _from_key(export: Export, key: VirtualKey) -> list[Observation]:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -62,6 +62,7 @@ _BATCH_MAX: Final = 200
 _BATCH_BYTES_MAX: Final = 4_000_000
 _SPOOL_BYTES_MAX: Final = 1_000_000_000
 _SCOPES_MAX: Final = 10_000
+_IDLE_MAX: Final = 32
 _LIVING: Final[weakref.WeakSet[RemoteTreasury]] = weakref.WeakSet()
 
 
@@ -89,7 +90,7 @@ class RemoteTreasury:
         _LIVING.add(self)
 
     def _begin(self) -> None:
-        self._connections = threading.local()
+        self._idle: deque[http.client.HTTPConnection] = deque()
         self._lock = (
             threading.RLock()
         )  # the collector of garbage may settle a forgotten answer while this thread has it
@@ -106,7 +107,8 @@ class RemoteTreasury:
         self._offline_used: dict[Scope, int] = {}
 
     def forked(self) -> None:
-        """This process is a child: what waits is its parent's."""
+        """This process is a child: what waits is its parent's, and so are the connections."""
+        self._close_idle()
         self._begin()
 
     @property
@@ -239,7 +241,7 @@ class RemoteTreasury:
     def _send(self, lines: Sequence[bytes]) -> None:
         try:
             self._post("told", encode(_together([TOLD.decode(line) for line in lines])), force=True)
-        except _RefusedError as error:
+        except (_RefusedError, msgspec.MsgspecError) as error:  # a spool may be damaged, or of another version
             if len(lines) == 1:
                 _log.error("the server does not take what happened, it is left out: %s", error)
                 return
@@ -270,6 +272,7 @@ class RemoteTreasury:
         self._closed = True
         self._wake.set()
         self._spool.close(keep=not done)
+        self._close_idle()
         return done
 
     # --- HTTP -------------------------------------------------------------------------------------------------
@@ -283,7 +286,6 @@ class RemoteTreasury:
         try:
             status, answer = self._exchange(method, what, body, timeout_s)
         except (OSError, http.client.HTTPException) as error:
-            self._drop_connection()
             self._away(f"{type(error).__name__}: {error}")
             raise _AwayError(
                 f"the Bursar server at {self._host}:{self._port} cannot be reached: {error or type(error).__name__}"
@@ -301,40 +303,45 @@ class RemoteTreasury:
         raise _AwayError(f"the Bursar server at {self._host}:{self._port} answered {status}: {text}")
 
     def _exchange(self, method: str, what: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
-        """One request on this thread's connection. One that the server closed in the meantime is made anew, once: nothing
-        changes by saying it again."""
+        """One request. One on a connection that the server closed in the meantime is made anew, once: nothing changes by
+        saying it again."""
         for attempt in (1, 2):
             connection = self._connection(timeout_s)
             fresh = connection.sock is None
             try:
                 connection.request(method, self._path + PREFIX + what, body, self._headers)
                 response = connection.getresponse()
-                return response.status, response.read()
-            except (OSError, http.client.HTTPException):
-                self._drop_connection()
-                if fresh or attempt == 2:
+                answer = response.status, response.read()
+            except BaseException as error:
+                connection.close()
+                self._close_idle()  # what was closed over there is closed altogether
+                if fresh or attempt == 2 or not isinstance(error, OSError | http.client.HTTPException):
                     raise
+            else:
+                if len(self._idle) < _IDLE_MAX and not self._closed:
+                    self._idle.append(connection)
+                else:
+                    connection.close()
+                return answer
         raise AssertionError("one of the two attempts returns or raises")
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
-        found = cast("http.client.HTTPConnection | None", getattr(self._connections, "connection", None))
-        if found is None:
-            if self._secure:
-                context = ssl.create_default_context()
-                found = http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=context)
-            else:
-                found = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
-            self._connections.connection = found
-        found.timeout = timeout_s
-        if found.sock is not None:
-            found.sock.settimeout(timeout_s)
-        return found
+        """One that is free, or a new one."""
+        with suppress(IndexError):
+            found = self._idle.pop()
+            found.timeout = timeout_s
+            if found.sock is not None:
+                found.sock.settimeout(timeout_s)
+            return found
+        if self._secure:
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=context)
+        return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
 
-    def _drop_connection(self) -> None:
-        found: Any = getattr(self._connections, "connection", None)
-        if found is not None:
-            found.close()
-            self._connections.connection = None
+    def _close_idle(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
     def _away(self, why: str) -> None:
         self._away_until = time.monotonic() + _AWAY_S

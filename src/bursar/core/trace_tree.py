@@ -125,9 +125,10 @@ class _Node:
 
     def own_bits(self) -> int:
         bits = _LIVE | _FIGURES if self.lives else 0
-        if self.seen is not None and figures(self.seen):
+        seen = self.seen
+        if seen is not None and seen.reading is not None and figures(seen):
             bits |= _FIGURES
-            if self.is_model_span:
+            if seen.kind == "model" and seen.source == "span":
                 bits |= _MODEL
         return bits
 
@@ -161,23 +162,31 @@ class Trace:
 
     def take(self, observation: Observation) -> bool:
         """False when it says nothing new. Of several with one id the one that ended last counts."""
-        key = record_key(observation)
-        node = self._node(key)
+        is_span = observation.source == "span"
+        key = observation.span_id if is_span else record_key(observation)
+        node = self._nodes.get(key) or self._node(key)
         before = node.seen
-        if before is not None and (before == observation or _order(before) >= _order(observation)):
-            return False
-        bits = node.own_bits()
-        node.seen = observation
         parent = _parent_of(observation)
         if before is None:
-            self._attach(node, parent)
-        elif parent != _parent_of(before) or bits & ~node.own_bits():
-            self._stale = True  # flags are only ever raised: where one falls, all are found again
-        if observation.source == "span" and not observation.parent_id:
+            node.seen = observation
+            bits = node.own_bits()
+            if parent:
+                self._attach(node, parent)
+        elif before == observation or _order(before) >= _order(observation):
+            return False
+        else:
+            lost = node.own_bits()
+            node.seen = observation
+            bits = node.own_bits()
+            if parent != _parent_of(before) or lost & ~bits:
+                self._stale = True  # flags are only ever raised: where one falls, all are found again
+        if is_span and not observation.parent_id:
             self.ended = True
-        self._push(node.parent, node.own_bits() | node.bits)
+        if bits := bits | node.bits:
+            self._push(node.parent, bits)
         self._touched.add(key)
-        self._touch_records(node, _SAME_TOOL_STEPS)
+        if node.children:
+            self._touch_records(node, _SAME_TOOL_STEPS)
         return True
 
     def take_nearer(self, live: Nearer) -> None:
@@ -210,7 +219,9 @@ class Trace:
             touched |= self._waiting
         twins: set[str] = set()
         for key in (changed := self._rescope(touched)):
-            twins.update(self._find_twin(self._nodes[key]))
+            node = self._nodes[key]
+            if node.seen is not None and node.seen.kind == "tool":
+                twins.update(self._find_twin(node, node.seen))
         verdicts: list[Verdict] = []
         for key in sorted(changed | twins):
             node = self._nodes[key]
@@ -230,9 +241,9 @@ class Trace:
         return node
 
     def _attach(self, node: _Node, parent: str) -> None:
-        if not parent or parent == node.key:
+        if parent == node.key:
             return
-        above = self._node(parent)
+        above = self._nodes.get(parent) or self._node(parent)
         node.parent = parent
         above.add(node.key)
         if self._top(parent) == node.key:
@@ -399,11 +410,10 @@ class Trace:
             node = self._nodes[min(below)]
         return min(node.lives)
 
-    def _find_twin(self, node: _Node) -> list[str]:
+    def _find_twin(self, node: _Node, seen: Observation) -> list[str]:
         """The spans close above a tool's that stand for the same call: instrumentations of the framework and of the
         protocol both see it. Two that name different calls are two calls."""
-        seen = node.seen
-        if seen is None or seen.kind != "tool" or seen.source != "span":
+        if seen.source != "span":
             return []
         key = node.parent
         for _ in range(_SAME_TOOL_STEPS):

@@ -155,6 +155,8 @@ def charges(
 
 def in_groups(verdicts: Sequence[Verdict], groups: AbstractSet[str]) -> list[Verdict]:
     """Metrics count only where the ``groups`` that have spans or records with figures do not include theirs."""
+    if not groups:
+        return list(verdicts)
     return [
         replace(each, fate="linked", link=each.observation.group)
         if each.observation.source == "metric" and each.fate == "charged" and each.observation.group in groups

@@ -74,11 +74,6 @@ class Claims:
         """How many requests had more input tokens than their bound."""
         return self._sizes.breaches
 
-    @staticmethod
-    def may_be(rulebook: Rulebook, scope: Scope) -> bool:
-        """Whether any budget can look at a call of this scope."""
-        return bool(scope.task) or any(budget.covers(scope) for budget in rulebook.budgets)
-
     def claim(
         self, rulebook: Rulebook, opening: Opening, asking: Asking, *, task: TaskLimit | None, final: bool
     ) -> Claim | None:

@@ -120,6 +120,10 @@ class ThreadBooks(Protocol):
 
     def task_use(self, task: str) -> TaskUse: ...
 
+    def is_limited(self, tasks: Iterable[str]) -> bool:
+        """Whether any of the tasks, or one above them, has a limit of its own."""
+        ...
+
     def limited_tasks(self) -> AbstractSet[str]:
         """Tasks known to have limits of their own. Asks nobody."""
         ...

@@ -104,14 +104,16 @@ class LocalTreasury:
         price = rulebook.tools.find(ask.tool) if ask.tool else None
         if ask.tool and ask.fee is None:
             ask = self._with_fee(ask, price)
-        if not self._claims.may_be(rulebook, ask.opening.scope):
-            opening = decided_opening(ask)
-            self._books.hold_later(opening.attempt_id, lambda: NeedsHold(opening_of(rulebook, ask)))
-            return Permit(opening, price=price)
-        opening = opening_of(rulebook, ask)
-        claim = claim_of(rulebook, self._claims, ask, opening)
+        try:
+            if not self._is_limited(rulebook, ask):
+                opening = decided_opening(ask)
+                self._books.hold_later(opening.attempt_id, lambda: self._need(rulebook, ask))
+                return Permit(opening, price=price)
+        except BooksError:
+            pass  # who cannot be asked may have a limit to tell of
+        need = self._need(rulebook, ask)
+        opening, claim = need.opening, need.claim
         assert claim is not None
-        need = NeedsHold(opening, claim)
         try:
             self._place(ask.above)
             outcome = self._books.hold(need)
@@ -124,6 +126,21 @@ class LocalTreasury:
             permit = permit_of(opening, outcome)
             return permit if price is None else replace(permit, price=price)
         return outcome
+
+    def _is_limited(self, rulebook: Rulebook, ask: Ask) -> bool:
+        """Whether a budget, or the limit of a task, can look at a call. Raises BooksError."""
+        scope = ask.opening.scope
+        if any(budget.covers(scope) for budget in rulebook.budgets):
+            return True
+        if not scope.task:
+            return False
+        if any(task.limit is not None for task in ask.above) or (ask.task and ask.task.limit is not None):
+            return True
+        return self._books.is_limited((scope.task, *(task.task for task in ask.above), scope.parent_task))
+
+    def _need(self, rulebook: Rulebook, ask: Ask) -> NeedsHold:
+        opening = opening_of(rulebook, ask)
+        return NeedsHold(opening, claim_of(rulebook, self._claims, ask, opening))
 
     def extend(self, permit: Permit, to_tokens: int) -> str:
         held = self._held.get(permit.opening.attempt_id)

@@ -31,6 +31,7 @@ class Span:
     parent_id: str
     name: str
     kind: str
+    door: str
     started_us: int
     ended_us: int
     status: str
@@ -57,7 +58,8 @@ class Span:
 class Arranged:
     """The spans of a tree of tasks: their tasks, and for those that are in another span of the same task, that one.
 
-    ``begins`` is the span that is a task's own: the only one that begins it, when it says that it is a task or an agent.
+    ``begins`` is the span that is a task's own: the only one that begins it, when it says that it is a task or an agent; of
+    several the SDK's, which is entered before a tracer's.
     ``entered`` is, for a task, the span that its first span names as its parent, whatever task that is of.
     """
 
@@ -87,9 +89,7 @@ def arrange(spans: Sequence[Span], tasks: Iterable[str], paid_by: Mapping[Key, s
             inside[key] = parent
         else:
             first.setdefault(task_of[key], []).append(key)
-    begins = {
-        task: keys[0] for task, keys in first.items() if len(keys) == 1 and kept[keys[0]].kind in ("task", "agent")
-    }
+    begins = {task: own for task, keys in first.items() if (own := _own_span([kept[key] for key in keys])) is not None}
     entered = {task: above for task, keys in first.items() if (above := parents.get(keys[0])) in kept}
     lost = sum(not span.parent_known for span in kept.values())
     early = sum(
@@ -102,6 +102,14 @@ def arrange(spans: Sequence[Span], tasks: Iterable[str], paid_by: Mapping[Key, s
     if early:
         notes.append(f"{_spans(early)} began before what it is in: the clocks do not agree")
     return Arranged(kept, task_of, inside, begins, entered, tuple(notes))
+
+
+def _own_span(first: Sequence[Span]) -> Key | None:
+    """The span that is a task's own, of those that are in no other of it."""
+    own = [span for span in first if span.kind in ("task", "agent")]
+    if len(first) > 1:
+        own = [span for span in own if span.door == "sdk"]
+    return own[0].key if len(own) == 1 else None
 
 
 def _spans(count: int) -> str:

@@ -335,7 +335,8 @@ def _answer_unsaid(said: Mapping[str, Any], who: _Who) -> bool:
     return "embed" not in what and "rerank" not in what
 
 
-_EVENTS: Final = tuple(f"{_EVENT}{slot}" for slot in (*COUNTS, "reported"))
+_LIFETIMES: Final = ("cache_write_5m_tokens", "cache_write_1h_tokens")
+_EVENTS: Final = tuple(f"{_EVENT}{slot}" for slot in (*COUNTS, *_LIFETIMES, "reported"))
 _SUMS: Final = tuple(f"{_AGGREGATED}{slot}" for slot in COUNTS)
 
 

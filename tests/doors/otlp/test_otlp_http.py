@@ -265,6 +265,20 @@ async def test_too_much_is_told_to_come_again(tmp_path: Path, monkeypatch: pytes
         assert "bursar_telemetry_backlog 0.0" in metrics
 
 
+async def test_a_trace_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the limit of one trace its spans are rejected, and counted in the answer; others are taken."""
+    monkeypatch.setattr("bursar.adapters.trace_evaluator._TRACE_PLACES_MAX", 5)
+    async with receiving(tmp_path, settings()) as house:
+        name, other = trace(), trace()
+        await send(house, export_of([chat(name, f"{n:016x}") for n in range(1, 7)]))
+        await rows_of(house, name, 6)
+        answer = await send(house, export_of([chat(name, "8" * 16), chat(other, "9" * 16)]))
+        partial_success = ExportTraceServiceResponse.FromString(answer.content).partial_success
+        assert (answer.status_code, partial_success.rejected_spans) == (200, 1)
+        assert "more spans" in partial_success.error_message
+        await rows_of(house, other)
+
+
 class _Busy:
     """An intake with too much to do."""
 

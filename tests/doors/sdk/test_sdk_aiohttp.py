@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import io
 import json
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -331,6 +332,25 @@ async def test_a_client_that_did_not_ask_for_usage_sees_none(room: Room) -> None
     assert (row.status, row.estimated, row.cost_nanousd) == ("ok", False, room.price())
 
 
+@pytest.mark.filterwarnings("error:Sending a large body")
+@pytest.mark.parametrize("words", [10, 400_000])
+async def test_a_request_that_was_changed_arrives_whole(closed_room: Room, script: Script, words: int) -> None:
+    """A short one, and one that aiohttp sends piece by piece; both may be sent again by the user's own middleware."""
+    url = scripted(closed_room, script)
+    asked = {**CHAT, "stream": True, "messages": [{"role": "user", "content": "word " * words}]}
+    script.headers, script.body = [("content-type", "text/event-stream")], stream_of(3)
+
+    async def twice(request: Any, handler: Any) -> ClientResponse:
+        await (await handler(request)).read()
+        return await handler(request)
+
+    body = io.BytesIO(json.dumps(asked).encode())
+    async with client(middlewares=(twice,)) as session, session.post(url, data=body) as response:
+        await response.read()
+    assert [json.loads(seen.body) for seen in script.seen] == [{**asked, "stream_options": {"include_usage": True}}] * 2
+    assert [row.model_asked for row in closed_room.rows()] == [GPT, GPT]
+
+
 async def test_a_stream_left_at_its_last_event_is_whole(closed_room: Room, script: Script) -> None:
     """Clients do not wait for the end of the body."""
     url = scripted(closed_room, script)
@@ -580,6 +600,39 @@ async def test_middlewares_of_the_user_come_first(closed_room: Room, script: Scr
         ("gpt-4o", "ok", 200),
     ]
     assert [row.cost_nanousd for row in rows] == [0, bursar.charge_response("openai", ANSWER).amount]
+
+
+async def test_an_attempt_that_a_middleware_gave_up_is_charged(closed_room: Room, script: Script) -> None:
+    """It may have been made, although the answer came from the next one."""
+    url = scripted(closed_room, script)
+    script.body, script.delay_s = ANSWER, 0.5
+
+    async def impatient(request: Any, handler: Any) -> ClientResponse:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                return await handler(request)
+        script.delay_s = 0
+        return await handler(request)
+
+    async with client(middlewares=(impatient,)) as session, session.post(url, json=CHAT) as response:
+        assert await response.read() == ANSWER
+    rows = closed_room.rows()
+    assert sorted((row.status, row.estimated) for row in rows) == [("cancelled", True), ("ok", False)]
+    assert all(row.cost_nanousd for row in rows)
+    assert closed_room.held() == 0
+
+
+async def test_two_that_read_at_once_are_told_and_the_answer_is_counted(closed_room: Room, script: Script) -> None:
+    """aiohttp refuses the second reader; the first goes on."""
+    url = scripted(closed_room, script)
+    script.headers, script.body, script.pause_s = [("content-type", "text/event-stream")], stream_of(6), 0.05
+    async with client() as session, session.post(url, json=STREAM) as response:
+        first = asyncio.create_task(response.content.read())
+        await asyncio.sleep(0.1)
+        with pytest.raises(RuntimeError, match="another coroutine"):
+            await response.content.readany()
+        assert await first == b"".join(script.body)
+    assert (closed_room.row().status, closed_room.row().estimated) == ("ok", False)
 
 
 async def test_a_gateway_of_ours_is_told_what_a_request_is_for(closed_room: Room, script: Script) -> None:

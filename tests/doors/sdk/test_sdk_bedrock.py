@@ -61,12 +61,12 @@ def frame(kind: str, payload: dict[str, Any], name: str = ":event-type", message
     return encode_frame(headers, json.dumps(payload).encode())
 
 
-def converse_events(words: int, usage: dict[str, int] | None = None) -> list[bytes]:
-    """A ConverseStream of so many words."""
-    delta = {"contentBlockIndex": 0, "delta": {"text": "word "}}
+def converse_events(deltas: int, usage: dict[str, int] | None = None, text: str = "word ") -> list[bytes]:
+    """A ConverseStream of so many parts, padded as Bedrock does: botocore reads 64 KiB at once, that is 20 of them."""
+    delta = {"contentBlockIndex": 0, "delta": {"text": text}, "p": "a" * 3000}
     return [
         frame("messageStart", {"role": "assistant"}),
-        *[frame("contentBlockDelta", delta)] * words,
+        *[frame("contentBlockDelta", delta)] * deltas,
         frame("contentBlockStop", {"contentBlockIndex": 0}),
         frame("messageStop", {"stopReason": "end_turn"}),
         frame("metadata", {"usage": usage or CONVERSE["usage"], "metrics": {"latencyMs": 9}}),
@@ -256,14 +256,13 @@ def test_an_invoke_stream_costs_what_its_bytes_say(closed_room: Room, script: Sc
     assert row.cost_nanousd
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # urllib3's, of what is forgotten
 @pytest.mark.parametrize("how", ["closed", "forgotten", "left and closed", "never read"])
 def test_a_stream_left_early_is_charged_for_what_was_seen(
     closed_room: Room, script: Script, ask: Any, how: str
 ) -> None:
     """It is marked as estimated, and nothing stays held."""
-    events = converse_events(40)
-    gate = threading.Event()
-    stream(script, events)
+    stream(script, converse_events(100))
     script.pause_s = 0.02
     with bursar.task("left", budget="1") as t:
         body = ask.converse_stream(modelId=CLAUDE, messages=QUESTION)["stream"]
@@ -275,7 +274,6 @@ def test_a_stream_left_early_is_charged_for_what_was_seen(
             body.close()
         del body
         gc.collect()
-    gate.set()
     row = closed_room.row()
     assert (row.status, row.estimated) == ("cancelled", True)
     assert row.cost_nanousd
@@ -291,9 +289,8 @@ def test_an_error_in_a_stream_reaches_the_client_and_the_books(closed_room: Room
         list(ask.converse_stream(modelId=CLAUDE, messages=QUESTION)["stream"])
     gc.collect()
     row = closed_room.row()
-    assert row.status != "ok"
+    assert (row.status, row.estimated) == ("cut", True)
     assert "throttlingException" in row.error
-    assert row.estimated
     assert row.cost_nanousd
 
 
@@ -313,10 +310,8 @@ def test_a_stream_that_outgrows_its_hold_asks_for_more_and_ends_cleanly_without(
     """Without money it ends as if the model had reached its limit, in frames that botocore accepts."""
     closed_room.config.write_text(f"budgets:\n  s: {{match: {{team: writers}}, limit: {limit}, streams: extend}}\n")
     closed_room.init(team="writers")
-    long = frame("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "word " * 50}})
     usage = {"inputTokens": 20, "outputTokens": 8000, "totalTokens": 8020}
-    first, *_, stop, end, metadata = converse_events(0, usage)
-    stream(script, [first, *[long] * 160, stop, end, metadata])
+    stream(script, converse_events(160, usage, "word " * 50))
     script.pause_s = 0.002
     made = client(script.url)
     events = list(made.converse_stream(modelId=CLAUDE, messages=QUESTION)["stream"])
@@ -351,7 +346,7 @@ def test_a_request_that_need_not_change_keeps_its_bytes(closed_room: Room, scrip
 
 def test_what_a_budget_changes_is_signed(closed_room: Room, script: Script) -> None:
     """Another model in the path and a lower cap in the body; the signature is of what is sent."""
-    ladder = f"[{{at: 1%, model: {{'{CLAUDE}': '{NOVA}'}}, output_cap: 200}}]"
+    ladder = f"[{{at: 1%, model: {{'{CLAUDE}': '{NOVA}'}}}}, {{at: 1%, output_cap: 200}}]"
     closed_room.config.write_text(f"budgets:\n  f: {{match: {{team: f}}, limit: $10, ladder: {ladder}}}\n")
     closed_room.init(team="f")
     bursar.charge("spend", price="0.20")

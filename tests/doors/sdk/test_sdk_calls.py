@@ -62,11 +62,13 @@ async def test_asynchronous_clients_cost_the_same(room: Room) -> None:
         await claude.messages.create(**MESSAGES)
         async with claude.messages.stream(**MESSAGES) as stream:
             await stream.get_final_message()
-    google = room.google(httpx_async_client=httpx2.AsyncClient())
+    http = httpx2.AsyncClient()
+    google = room.google(httpx_async_client=http)
     await google.aio.models.generate_content(model=FLASH, contents="Hello")
     async for _ in await google.aio.models.generate_content_stream(model=FLASH, contents="Hello"):
         pass
     await google.aio.aclose()
+    await http.aclose()  # the SDK leaves a client alone that it was given
     for provider, count in (("openai", 3), ("anthropic", 2), ("google", 2)):
         rows = room.rows(provider=provider)
         assert [row.cost_nanousd for row in rows] == [price_of(provider, call) for call in room.served(provider)]
@@ -141,7 +143,7 @@ def test_a_stream_left_early_is_charged_for_what_was_seen(room: Room, how: str) 
     row = room.row()
     assert (row.status, row.estimated) == ("cancelled", True)
     assert row.cost_nanousd is not None
-    assert 0 < row.cost_nanousd
+    assert row.cost_nanousd > 0
     assert room.held() == 0
 
 
@@ -187,7 +189,7 @@ async def test_an_asynchronous_stream_that_is_forgotten_is_charged(room: Room) -
 def test_a_stream_that_the_provider_breaks_off_is_charged_as_cut(room: Room) -> None:
     """The client gets its error, the books an estimate of what came."""
     client = room.openai()
-    with pytest.raises((httpx2.HTTPError, openai.APIError)):  # noqa: PT012 - reading is what raises
+    with pytest.raises((httpx2.HTTPError, openai.APIError)):
         for _ in client.chat.completions.create(**CHAT, stream=True, extra_headers={FAULT: "cut=4"}):
             pass
     row = room.row()

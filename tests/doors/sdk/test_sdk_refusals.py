@@ -114,7 +114,8 @@ def test_no_sdk_repeats_or_swallows_a_refusal(room: Room) -> None:
 
 async def test_asynchronous_sdks_neither(room: Room) -> None:
     """The same with async clients, in tasks and groups."""
-    google = room.google(httpx_async_client=httpx2.AsyncClient())
+    http = httpx2.AsyncClient()
+    google = room.google(httpx_async_client=http)
     async with room.openai_async(max_retries=2) as client, room.anthropic_async(max_retries=2) as claude:
         calls = [
             lambda: client.chat.completions.create(**CHAT),
@@ -127,6 +128,7 @@ async def test_asynchronous_sdks_neither(room: Room) -> None:
             with bursar.task("broke", budget=NOTHING), pytest.raises(bursar.BudgetExceeded):
                 await call()
     await google.aio.aclose()
+    await http.aclose()  # the SDK leaves a client alone that it was given
     assert room.sims.served() == 0
 
 

@@ -45,7 +45,6 @@ def test_a_price_per_call(room: Room, price: Any) -> None:
     assert look() == "found"
     row = room.row()
     assert (row.kind, row.model_asked, row.cost_nanousd, row.status) == ("tool", "look", 5_000_000, "ok")
-    assert row.tools == ("look",)
 
 
 def test_a_price_worked_out_from_the_result(room: Room) -> None:
@@ -436,7 +435,7 @@ def test_outcomes_are_said_and_the_latest_counts(room: Room) -> None:
     bursar.outcome("t1", "reopened", value=Decimal("0.1"))
     said = [(row["task"], row["outcome"], row["value_nanousd"], row["note"]) for row in room.outcomes()]
     assert said == [("t1", "reopened", 100_000_000, "")]
-    with pytest.raises(ValueError, match="3.2"):
+    with pytest.raises(ValueError, match=r"3\.2"):
         t.outcome("resolved", value=3.2)  # type: ignore[arg-type] - what people write
     with pytest.raises(ValueError, match="outcome"):
         t.outcome("")

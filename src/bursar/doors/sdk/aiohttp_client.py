@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial, wraps
 from inspect import signature
+from io import BytesIO
 from types import ModuleType
 from typing import Any, Final
 from weakref import ref
@@ -35,6 +36,8 @@ LIBRARY: Final = "aiohttp"
 
 _BODY_BYTES_MAX: Final = 50_000_000
 _BUFFER_BYTES: Final = 2**16
+_BYTES_MAX: Final = 2**20
+"""A body of more than that is sent as a file in memory, piece by piece: aiohttp warns of others."""
 _SEND: Final = "_request"
 _MARK: Final = "_bursar_original"
 
@@ -59,13 +62,14 @@ def unhook(library: ModuleType) -> None:
 
 
 class _Way:
-    """What one request of a session comes to: whether its answer is decoded on the way, and a call that was cancelled."""
+    """What one request of a session comes to: whether its answer is decoded on the way, and calls that were cancelled,
+    by whoever waits for them or by a time limit."""
 
     __slots__ = ("cancelled", "decoded")
 
     def __init__(self, *, decoded: bool) -> None:
         self.decoded = decoded
-        self.cancelled: Outgoing | None = None
+        self.cancelled: list[Outgoing] = []
 
 
 class _Parts:
@@ -73,10 +77,12 @@ class _Parts:
 
     def __init__(self, library: ModuleType) -> None:
         self.never_left: tuple[type[BaseException], ...] = (
-            library.ClientConnectorError, library.ConnectionTimeoutError,
+            library.ClientConnectorError, library.ConnectionTimeoutError, library.ClientHttpProxyError,
         )  # fmt: skip
         # Only these can be read and sent again: of an iterator or a part of one nothing would be left to send.
-        self.readable: tuple[type[Any], ...] = (library.BytesPayload, library.MultipartWriter)
+        self.readable: tuple[type[Any], ...] = (
+            library.BytesPayload, library.BytesIOPayload, library.MultipartWriter,
+        )  # fmt: skip
         self.reader = _reader_class(library)
 
     def send(self, original: _Send) -> _Send:
@@ -92,11 +98,14 @@ class _Parts:
                 others = getattr(client, "_middlewares", ())
             options["middlewares"] = (*others, partial(self._pass, session, way))
             try:
-                return await original(client, *arguments, **options)
+                response = await original(client, *arguments, **options)
             except BaseException as error:
-                if way.cancelled is not None:  # here a time limit has become a TimeoutError
-                    self._failed(way.cancelled, error)
+                for call in way.cancelled:  # here a time limit has become a TimeoutError
+                    self._failed(call, error)
                 raise
+            for call in way.cancelled:  # a middleware of the user's has tried again
+                call.cancelled()
+            return response
 
         setattr(request, _MARK, original)
         return request
@@ -110,7 +119,7 @@ class _Parts:
         try:
             response = await handler(request)
         except asyncio.CancelledError:
-            way.cancelled = call
+            way.cancelled.append(call)
             raise
         except BaseException as error:
             self._failed(call, error)
@@ -164,7 +173,8 @@ class _Parts:
             if not way.decoded:  # whoever decodes for himself gets what needs no decoding
                 request.headers["accept-encoding"] = "identity"
         if call.body is not body:
-            await request.update_body(call.body)
+            large = len(call.body) > _BYTES_MAX
+            await request.update_body(BytesIO(call.body) if large else call.body)
         if call.path != path:
             url = request.url
             query = f"?{url.raw_query_string}" if url.raw_query_string else ""
@@ -218,8 +228,9 @@ class _Source:
         try:
             chunk, ends = await self._inner.readchunk()
         except Exception as error:
-            self._answer.broken(f"{type(error).__name__}: {error}")
-            raise
+            if self._inner.exception() is not None or isinstance(error, TimeoutError):
+                self._answer.broken(f"{type(error).__name__}: {error}")
+            raise  # anything else is said of this way to read, not of the answer
         out = fed(self._answer, self._call, chunk) if chunk else b""
         if not (chunk or ends):
             self.ended = True

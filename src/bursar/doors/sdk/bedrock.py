@@ -175,7 +175,7 @@ class _Parts:
             answer = Answer(call, http.status_code, {name.lower(): value for name, value in http.headers.items()})
             bodies = [each for each in parsed.values() if hasattr(each, "_raw_stream")]
             for body in bodies:  # an EventStream or a StreamingBody, which nobody has read from yet
-                body._raw_stream = _MeteredStream(body._raw_stream, answer, call)  # noqa: SLF001
+                body._raw_stream = _MeteredStream(body._raw_stream, answer, call)  # noqa: SLF001 - where both have bytes
         except Exception as error:  # noqa: BLE001 - a fault in counting never costs the user the answer
             call.session.trouble("an answer could not be counted", error)
             call.failed(f"it could not be counted: {error!r}")

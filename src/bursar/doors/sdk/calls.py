@@ -296,8 +296,8 @@ class Answer:
             return
         self._read_deferred()
         reading = self._meter.reading()
-        # Clients close a stream at its last event, without waiting for the end of the body.
-        self._end(reading, "cancelled" if reading.estimated else "ok")
+        # Clients close a stream at its last event, without waiting for the end of the body; at an error in it as well.
+        self._end(reading, "cut" if reading.error else "cancelled" if reading.estimated else "ok")
 
     def broken(self, error: str) -> None:
         """The provider broke off."""

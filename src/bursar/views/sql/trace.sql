@@ -20,7 +20,7 @@ latest AS MATERIALIZED (
 -- name: spans
 -- The spans of some tasks, and those of their traces that name no task, in the order they started.
 WITH {spans_of}
-SELECT one.trace_id, one.span_id, one.parent_id, one.name, one.kind, epoch_us(one.started_at) AS started_us,
+SELECT one.trace_id, one.span_id, one.parent_id, one.name, one.kind, one.door, epoch_us(one.started_at) AS started_us,
        epoch_us(one.ended_at) AS ended_us, one.status, one.error, one.agent, one."user" AS user, one.session, one.task,
        one.tool, one.size_bytes, one.attempt_id, one.parent_id = '' OR above.span_id IS NOT NULL AS parent_known,
        count(*) OVER () AS span_count
