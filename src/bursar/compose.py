@@ -14,7 +14,6 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bursar.adapters.books_file import BooksFile
@@ -282,7 +281,6 @@ class _WatchedRulebook:
         self._settings = settings
         self._config = config
         self._books = books
-        self._lock = Lock()
         self._stamp = self._seen()
         self._version = -1
         self._plain = make_rulebook(data, settings)
@@ -291,13 +289,13 @@ class _WatchedRulebook:
         self._look()
 
     def __call__(self) -> Rulebook:
-        if time.monotonic() - self._looked_s >= _LOOK_EVERY_S and self._lock.acquire(blocking=False):
+        # No lock: a fork would leave it taken. Two who look at once find the same.
+        if time.monotonic() - self._looked_s >= _LOOK_EVERY_S:
             try:
                 self._look()
             except BursarError as error:
-                _log.error("what has changed is not used: %s", error)
-            finally:
-                self._lock.release()
+                if not self._books.closed:
+                    _log.error("what has changed is not used: %s", error)
         return self._current
 
     def _look(self) -> None:

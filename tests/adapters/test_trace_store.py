@@ -91,10 +91,13 @@ class House:
         assert self.evaluator.backlog == 0
         assert self.store.arrivals_after(0) == []
 
-    def live(self, name: str, span: str = "", *, door: str = "gateway", response: str = "", trace: str = TRACE) -> None:
+    def live(
+        self, name: str, span: str = "", *, door: str = "gateway", response: str = "", request: str = "", trace: str = TRACE
+    ) -> None:
         """A call that a nearer door has charged."""
         ids = {"trace_id": trace, "span_id": span} if span else {}
         attempt = an_attempt(name, opening=an_opening(name, door=door, **ids), response_id=response)
+        attempt = replace(attempt, request_id=request)
         self.books.apply([NeedsSettlement(attempt.opening, attempt)])
 
     def charged(self) -> dict[str, Row]:
@@ -229,6 +232,19 @@ def test_a_call_seen_by_gateway_and_span_is_charged_once(house: House, first: st
     assert row["attempt_id"] == "call-1.1"
 
 
+def test_a_new_store_knows_what_was_charged_just_before(tmp_path: Path) -> None:
+    """The first trace may come with a call that was made before anybody took in traces."""
+    books = BooksFile(tmp_path / "books.sqlite3", clock_us=lambda: AT_US, hold_ttl_us=DAY_US)
+    attempt = an_attempt("call-1", opening=an_opening("call-1", trace_id=TRACE, span_id="b"))
+    books.apply([NeedsSettlement(attempt.opening, attempt)])
+    books.close()
+    house = House(tmp_path)
+    house.take(model("b"))
+    house.pass_s(3)
+    assert set(house.charged()) == {"call-1.1"}
+    house.close()
+
+
 @pytest.mark.parametrize("first", ["gateway", "span"])
 def test_a_response_seen_by_gateway_and_span_is_charged_once(house: House, first: str) -> None:
     """By the response's id where the gateway knows no span."""
@@ -240,6 +256,37 @@ def test_a_response_seen_by_gateway_and_span_is_charged_once(house: House, first
         house.live("call-1", response="r1")
         house.pass_s(1)
     assert set(house.charged()) == {"call-1.1"}
+
+
+@pytest.mark.parametrize("first", ["gateway", "record"])
+@pytest.mark.parametrize("door", ["gateway", "sdk"])
+def test_a_request_seen_by_gateway_and_record_is_charged_once(house: House, first: str, door: str) -> None:
+    """By the request's id, where a record knows no trace and no response: in either order, after a restart too."""
+    said = record(trace_id="", reading=replace(usage(10), response_id="req_1"))
+    if first == "gateway":
+        house.live("call-1", door=door, response="msg_1", request="req_1")
+        house.pass_s(1)
+        house.die()
+    house.take(said, replace(said, reading=replace(usage(10), response_id="req_2")))
+    house.pass_s(3)
+    if first == "record":
+        assert len(house.ids()) == 2
+        house.die()
+        house.live("call-1", door=door, response="msg_1", request="req_1")
+        house.pass_s(1)
+    house.rest()
+    charged = house.charged()
+    assert charged.pop("call-1.1").request_id == "req_1"
+    assert [row.response_id for row in charged.values()] == ["req_2"]
+
+
+def test_a_request_is_known_as_long_as_its_trace_would_be(house: House) -> None:
+    """What names requests is pruned with the rest of the store."""
+    house.live("call-1", response="msg_1", request="req_1")
+    house.pass_s(1)
+    assert house.store.requests(["openai:req_1"]) == [("openai:req_1", "call-1.1", "gateway")]
+    house.store.prune(house.now_us + 1, shipped=0)
+    assert house.store.requests(["openai:req_1"]) == []
 
 
 def test_a_span_takes_the_charge_of_an_import(house: House) -> None:

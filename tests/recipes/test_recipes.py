@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -124,6 +125,20 @@ async def test_claude_agents_report_their_model_calls(house: House) -> None:
     assert sorted(nanousd(step["cost_usd"]) for step in steps(tree) if step["provider"] != "tools") == served
     assert [nanousd(step["cost_usd"]) for step in steps(tree) if step["provider"] == "tools"] == [SEARCH_NANOUSD]
     assert nanousd(top["all_cost_usd"]) == sum(served) + SEARCH_NANOUSD
+    await house.prove()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(420)
+async def test_claude_agents_behind_the_gateway_are_charged_once(house: House) -> None:
+    """Calls that the gateway has seen are not charged again when the program below the SDK reports them."""
+    house.configure("anthropic")
+    async with house.server() as url:
+        run = await house.run(CLAUDE, **telemetry(url), ANTHROPIC_BASE_URL=url)
+        assert run.code == 0, run.errors
+    shown = await house.bursar("spend", "--json")
+    served = sum(billed("anthropic", call) for call in house.calls)
+    assert nanousd(json.loads(shown.output)["total"]["cost_usd"]) == served + SEARCH_NANOUSD
     await house.prove()
 
 

@@ -418,18 +418,19 @@ class BooksFile:
                 self._correct(attempt)
 
     def _observe_new(self, attempts: Sequence[Attempt], budgets: Callable[[Attempt], Claim | None]) -> int:
-        """Enter the attempts that neither their id nor their provider's response id shows to be known."""
+        """Enter the attempts that neither their id nor their provider's response id shows to be known. What a live door saw
+        itself is known by its id alone: it was there."""
         ids = {attempt.opening.attempt_id for attempt in attempts}
         keys = {key for attempt in attempts if (key := _response_key(attempt))}
-        digests = {name: name_digest(name) for name in ids | keys}
-        rolled_up = imported(self._db, list(digests.values()))
-        known_ids = ended(self._db, list(ids)) | {name for name in ids if digests[name] in rolled_up}
-        known_keys = answered(self._db, list(keys)) | {key for key in keys if digests[key] in rolled_up}
+        rolled_up = self._rolled_up(ids | keys)
+        known_ids = ended(self._db, list(ids)) | (ids & rolled_up)
+        known_keys = answered(self._db, list(keys)) | (keys & rolled_up)
         self.admissions.load(attempt.opening.scope.task for attempt in attempts)
         rows: list[EntryRow] = []
         for attempt in attempts:
             attempt_id, key = attempt.opening.attempt_id, _response_key(attempt)
-            if attempt_id in known_ids or key in known_keys:
+            second_hand = attempt.opening.door in ("import", "otlp")
+            if attempt_id in known_ids or (second_hand and key in known_keys):
                 continue
             known_ids.add(attempt_id)
             if key:
@@ -442,6 +443,14 @@ class BooksFile:
             rows.append(row)
         enter_all(self._db, rows)
         return len(rows)
+
+    def _rolled_up(self, names: set[str]) -> set[str]:
+        """Which of these are ids and response keys of imports whose entries have been rolled up."""
+        if self._db.execute("SELECT 1 FROM imported LIMIT 1").fetchone() is None:
+            return set()
+        digests = {name: name_digest(name) for name in names}
+        found = imported(self._db, list(digests.values()))
+        return {name for name in names if digests[name] in found}
 
     def _observed_accounts(self, attempt: Attempt, claim: Claim | None) -> tuple[str, ...]:
         """Where what already happened is entered: the accounts of its own time, but not those of windows that are over."""

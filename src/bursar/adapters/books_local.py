@@ -46,6 +46,7 @@ _RETRY_S: Final = 0.5
 _BATCH_MAX: Final = 256
 _TOGETHER_MAX: Final = 32
 _WAITING_MAX: Final = 20_000
+_KEPT_MAX: Final = 200_000  # some 200 MB
 _RENEW_EVERY_S: Final = 30.0
 _EXIT_WAIT_S: Final = 5.0
 
@@ -113,6 +114,7 @@ class LocalBooks:
         self._swept_s = time.monotonic()
         self.alive: set[str] = set()
         self.failure: str | None = None
+        self.lost = 0
 
     def before_fork(self) -> None:
         """Let nothing of the file come along (rule 4). Raises BooksBusyError in the middle of a turn of this thread."""
@@ -134,6 +136,10 @@ class LocalBooks:
         if self._file is not None:
             _INHERITED.append(self._file)
         self._begin()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     # --- holding ----------------------------------------------------------------------------------------------
 
@@ -228,11 +234,20 @@ class LocalBooks:
     def _later(self, operation: _Operation) -> None:
         if not self._waiting:
             self._since_s = time.monotonic()
+        if len(self._waiting) >= _KEPT_MAX:
+            self._lose()
+            return
         self._waiting.append(operation)
         if self._closed:  # a stream that outlived the session
             self._write_late()
         else:
             self.wake()
+
+    def _lose(self) -> None:
+        """The books have been away for so long that memory is not for more. What is held is charged by estimate later."""
+        if self.lost == 0:
+            _log.error("%d operations wait for the books, no more are kept: %s", len(self._waiting), self.failure)
+        self.lost += 1
 
     def wake(self) -> None:
         """Let the thread look, a moment from now."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
@@ -26,6 +26,7 @@ __all__ = ["DuckLedger"]
 _SCHEMA_VERSION: Final = 2
 _SPOOL: Final = "rows-"
 _SPOOL_S_MAX: Final = 600
+_SPOOL_BUFFER_BYTES: Final = 1 << 20
 
 
 def _sql(name: str) -> str:
@@ -78,18 +79,13 @@ class DuckLedger:
         if not entries:
             return 0
         # A file, because DuckDB reads one about ten times faster than the same rows as a parameter.
-        with (
-            _failures(f"take {len(entries)} rows"),
-            NamedTemporaryFile(dir=self._spool, prefix=_SPOOL, suffix=".json") as file,
-            self._lock,
-        ):
-            file.writelines(b'{"sequence":%d,%b\n' % (entry.sequence, entry.row[1:]) for entry in entries)
-            file.flush()
+        lines = [b'{"sequence":%d,%b\n' % (entry.sequence, entry.row[1:]) for entry in entries]
+        with _failures(f"take {len(entries)} rows"), self._file_of(lines) as path, self._lock:
             retracts = any(b'"retracts"' in entry.row for entry in entries)
             with self._transaction():
                 if retracts:
-                    self._run(_RETRACT, path=file.name)
-                done = self._db.execute(_APPEND_BACK if retracts else _APPEND, {"path": file.name}).fetchone()
+                    self._run(_RETRACT, path=path)
+                done = self._db.execute(_APPEND_BACK if retracts else _APPEND, {"path": path}).fetchone()
                 self._db.execute(
                     "UPDATE position SET last_sequence = greatest(last_sequence, ?)", [entries[-1].sequence]
                 )
@@ -104,32 +100,28 @@ class DuckLedger:
 
     def append_traces(self, rows: Sequence[TraceRows]) -> None:
         """What was kept of traces. Raises LedgerError, and then nothing has changed."""
-        spans = [kept for kept in rows if not kept.outcomes]
-        outcomes = [kept for kept in rows if kept.outcomes]
-        with (
-            _failures(f"take {len(rows)} pieces of traces"),
-            self._file_of(spans) as span_file,
-            self._file_of(outcomes) as outcome_file,
-            self._lock,
-            self._transaction(),
-        ):
+        last = max((kept.sequence for kept in rows), default=0)
+        with _failures(f"take {len(rows)} pieces of traces"), self._lock, self._transaction():
+            (position,) = self._db.execute("SELECT last_sequence FROM trace_position").fetchone() or (0,)
+            spans = [kept for kept in rows if not kept.outcomes and kept.sequence > position]
+            outcomes = [kept for kept in rows if kept.outcomes]
             if any(kept.revised for kept in spans):
-                self._run(_RESPANS, path=span_file)
-                self._run(_SPANS, path=span_file)
-            elif spans:  # nothing is there twice, and nothing of it has to be looked for
-                self._run(_NEW_SPANS, path=span_file)
+                with self._file_of(_numbered(spans)) as path:
+                    self._run(_RESPANS, path=path)
+                    self._run(_SPANS, path=path)
+            elif spans:  # nothing is there twice, so the order among them says nothing: the rows go in as they are kept
+                with self._file_of(kept.lines for kept in spans) as path:
+                    self._run(_NEW_SPANS, path=path, last=last)
             if outcomes:
-                self._run(_OUTCOMES, path=outcome_file)
-            last = max((kept.sequence for kept in rows), default=0)
+                with self._file_of(_numbered(outcomes)) as path:
+                    self._run(_OUTCOMES, path=path)
             self._db.execute("UPDATE trace_position SET last_sequence = greatest(last_sequence, ?)", [last])
 
     @contextmanager
-    def _file_of(self, rows: Sequence[TraceRows]) -> Generator[str]:
-        """A file of rows for as long as this is open, each with its sequence."""
-        with NamedTemporaryFile(dir=self._spool, prefix=_SPOOL, suffix=".json") as file:
-            for kept in rows:
-                head = b'{"sequence":%d,' % kept.sequence
-                file.writelines(head + line[1:] + b"\n" for line in kept.lines.split(b"\n") if line)
+    def _file_of(self, lines: Iterable[bytes]) -> Generator[str]:
+        """A file of rows for as long as this is open."""
+        with NamedTemporaryFile(dir=self._spool, prefix=_SPOOL, suffix=".json", buffering=_SPOOL_BUFFER_BYTES) as file:
+            file.writelines(lines)
             file.flush()
             yield file.name
 
@@ -177,6 +169,13 @@ class DuckLedger:
             self._db.execute("DELETE FROM outcome WHERE said_at < make_timestamp(?)", [before_us])
 
 
+def _numbered(rows: Sequence[TraceRows]) -> Generator[bytes]:
+    """The lines of rows, each with its sequence."""
+    for kept in rows:
+        head = b'{"sequence":%d,' % kept.sequence
+        yield from (head + line[1:] + b"\n" for line in kept.lines.split(b"\n") if line)
+
+
 @contextmanager
 def _failures(what: str) -> Generator[None]:
     try:
@@ -220,7 +219,10 @@ _APPEND: Final = _APPEND_BACK.rpartition("\n  AND")[0]
 _RETRACT: Final = _sql("ledger_retract")
 _RESPANS: Final = _sql("ledger_respans")
 _SPANS: Final = _sql("ledger_spans")
-_NEW_SPANS: Final = _SPANS.rpartition("\n-- Of what")[0]
+# What is new comes without sequences: all of a file has the one it brings the ledger to.
+_NEW_SPANS: Final = (
+    _SPANS.rpartition("\nWHERE")[0].replace("SELECT sequence", "SELECT $last", 1).replace("'sequence': 'BIGINT', ", "", 1)
+)
 _OUTCOMES: Final = _sql("ledger_outcomes")
 _ROLLUP: Final = _sql("ledger_rollup")
 _DELETE: Final = (

@@ -15,17 +15,16 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from bursar.core.ledger import Attempt
 from bursar.core.observations import Observation
-from bursar.core.scopes import NOBODY, Scope
+from bursar.core.scopes import Scope
 from bursar.core.traces import (
     Holder,
-    Nearer,
-    Trace,
     Verdict,
     attempt_base,
     attempt_of,
@@ -46,22 +45,19 @@ from bursar.engine.rulebook import Rulebook
 from .books_batch import select_in
 from .books_file import BooksFile
 from .rows import encode_attempt
+from .trace_open import LATEST_S, QUIET_S, UNDECIDED, OpenTrace, State, charged_attempt, meet, place_of, version_of
 from .trace_rows import KeptSpan, kept_of
 from .trace_store import NearerRow, Record, Segment, TraceStore
 
 __all__ = ["TraceEvaluator"]
 
-_ENDED_S: Final = 0.5
-_QUIET_S: Final = 2.0
-_LATEST_S: Final = 10.0
 _REST_S: Final = 30.0
-_SPANS_PER_SECOND: Final = 10_000
-"""A trace of this many spans waits a second longer at most: to decide it is that much work."""
-_BATCH: Final = 4_000
+_BATCH: Final = 2_000
 _TRACE_PLACES_MAX: Final = 200_000
 """Of one trace, about a kilobyte each. What comes for it beyond that is rejected, and its sender told."""
-_PLACES_MAX: Final = 60_000  # in memory of traces that wait for nothing
+_PLACES_MAX: Final = 20_000  # in memory of traces that wait for nothing
 _FOLLOW_MAX: Final = 5_000
+_LOOK_BACK: Final = 5_000
 _KEYS_MAX: Final = 10_000
 _IMPORTED: Final = b'"door":"import"'  # as the books' rows have it; in a text the quotes would be escaped
 _NOBODY_ELSE: Final[frozenset[str]] = frozenset()
@@ -76,67 +72,16 @@ class _Seen(msgspec.Struct, gc=False):
     trace_id: str = ""
     span_id: str = ""
     response_id: str = ""
+    request_id: str = ""
+
+    @property
+    def request_key(self) -> str:
+        """How records know the call that know it by its request's id only. "" where nobody was near enough to have seen it."""
+        live = self.request_id and self.door in ("gateway", "sdk")
+        return f"{self.provider}:{self.request_id}"[:256] if live else ""
 
 
 _decode_seen: Final = msgspec.json.Decoder(_Seen).decode
-
-
-class _State(NamedTuple):
-    """How an observation was decided last. ``payload`` is what the books have of it where nothing else is known of it."""
-
-    version: int
-    attempt_id: str
-    seen: Observation | None = None
-    scope: Scope = NOBODY
-    stands_for: str = ""
-    payload: bytes = b""
-
-
-_UNDECIDED: Final = _State(0, "")
-
-
-class _Open:
-    """A trace in memory, and what of it waits."""
-
-    __slots__ = (
-        "is_metrics",
-        "arrivals",
-        "first_s",
-        "fresh",
-        "imports",
-        "key",
-        "last_s",
-        "loaded",
-        "resting",
-        "root_ended",
-        "states",
-        "touched",
-        "trace",
-    )
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.fresh: list[Observation] = []
-        self.touched: set[str] = set()
-        self.arrivals: set[int] = set()
-        self.first_s = self.last_s = 0.0
-        self.root_ended = False
-        self.resting = False
-        self.is_metrics = key.startswith("metric.")
-        self.forget()
-
-    def forget(self) -> None:
-        """Back to what is in the store, and what waits."""
-        self.trace = Trace(self.key)
-        self.states: dict[str, _State] = {}
-        self.imports: dict[str, str] = {}
-        self.loaded = False
-
-    def is_due(self, now_s: float) -> bool:
-        quiet = now_s - self.last_s
-        if quiet >= (_ENDED_S if self.root_ended or self.trace.ended else _QUIET_S):
-            return True
-        return now_s - self.first_s >= _LATEST_S + len(self.trace) / _SPANS_PER_SECOND
 
 
 class _Changes:
@@ -146,7 +91,7 @@ class _Changes:
         self.retracted: list[str] = []
         self.attempts: list[Attempt] = []
         self.record = Record()
-        self.states: list[tuple[_Open, str, _State]] = []
+        self.states: list[tuple[OpenTrace, dict[str, State]]] = []
         self.counts: Counter[str] = Counter()
 
 
@@ -158,11 +103,11 @@ class TraceEvaluator:
         self._books = books
         self._store = store
         self._rulebook = rulebook
-        self._opens: OrderedDict[str, _Open] = OrderedDict()
-        self._pending: dict[str, _Open] = {}
+        self._opens: OrderedDict[str, OpenTrace] = OrderedDict()
+        self._pending: dict[str, OpenTrace] = {}
         self._resting: dict[str, float] = {}
         self._arrivals: dict[int, int] = {}
-        self._recovered: dict[str, dict[str, _State]] = {}
+        self._recovered: dict[str, dict[str, State]] = {}
         self._places = 0
         self.backlog = 0
         self.counts: Counter[str] = Counter()
@@ -173,10 +118,11 @@ class TraceEvaluator:
         self._keys: dict[str, Scope | None] = {}
         self._known_groups: set[str] = set()
         self._others = store.last_sequence()
-        if self._followed < 0:  # a new store: what is in the books already is none of its traces
-            self._followed = self._kept_followed = books.last_sequence()
+        if self._followed < 0:  # a new store: of what is in the books only the latest may belong to its first traces
+            self._followed = self._kept_followed = max(0, books.last_sequence() - _LOOK_BACK)
             store.record(Record(followed=self._followed))
-        self._recover()
+        else:
+            self._recover()
 
     # --- what comes in ----------------------------------------------------------------------------------------
 
@@ -197,7 +143,7 @@ class TraceEvaluator:
             key = key or trace_key(observation)
             open_ = self._opens.get(key)
             if open_ is None:
-                open_ = self._opens[key] = _Open(key)
+                open_ = self._opens[key] = OpenTrace(key)
             open_.fresh.append(observation)
             if observation.source == "span":
                 open_.root_ended = open_.root_ended or not observation.parent_id
@@ -215,7 +161,7 @@ class TraceEvaluator:
         else:
             self._store.record(Record(decided=[arrival]))
 
-    def _wait(self, open_: _Open, first_s: float, last_s: float) -> None:
+    def _wait(self, open_: OpenTrace, first_s: float, last_s: float) -> None:
         if open_.key not in self._pending:
             self._pending[open_.key] = open_
             open_.first_s = first_s
@@ -224,9 +170,9 @@ class TraceEvaluator:
     def _touch(self, trace: str, key: str, now_s: float) -> None:
         open_ = self._opens.get(trace)
         if open_ is None:
-            open_ = self._opens[trace] = _Open(trace)
+            open_ = self._opens[trace] = OpenTrace(trace)
         open_.touched.add(key)
-        self._wait(open_, now_s - _LATEST_S, now_s - _QUIET_S)
+        self._wait(open_, now_s - LATEST_S, now_s - QUIET_S)
 
     # --- evaluation -------------------------------------------------------------------------------------------
 
@@ -240,8 +186,8 @@ class TraceEvaluator:
             del self._resting[key]
             if open_ := self._opens.get(key):
                 open_.resting = True
-                self._wait(open_, now_s - _LATEST_S, now_s - _QUIET_S)
-        batch: list[_Open] = []
+                self._wait(open_, now_s - LATEST_S, now_s - QUIET_S)
+        batch: list[OpenTrace] = []
         size = 0
         for open_ in self._pending.values():
             if size >= _BATCH:
@@ -265,7 +211,7 @@ class TraceEvaluator:
         self.resume(now_s)
         self._broken = False
 
-    def _evaluate(self, batch: Sequence[_Open], now_s: float) -> None:
+    def _evaluate(self, batch: Sequence[OpenTrace], now_s: float) -> None:
         before = sum(len(open_.trace) for open_ in batch)
         try:
             changes = self._decide(batch)
@@ -278,8 +224,8 @@ class TraceEvaluator:
             self._broken = True
             raise
         self.counts.update(changes.counts)
-        for open_, key, state in changes.states:
-            open_.states[key] = state
+        for open_, states in changes.states:
+            open_.states.update(states)
         waiting = self._followers(changes.retracted)
         for trace, key in waiting:
             self._touch(trace, key, now_s)
@@ -287,27 +233,21 @@ class TraceEvaluator:
         self._places += sum(len(open_.trace) for open_ in batch) - before
         self._forget_oldest()
 
-    def _decide(self, batch: Sequence[_Open]) -> _Changes:
+    def _decide(self, batch: Sequence[OpenTrace]) -> _Changes:
         changes = _Changes()
         record = changes.record
         self._load([open_ for open_ in batch if not open_.loaded])
         tools = self._rulebook().tools
-        decided: list[tuple[_Open, list[Verdict]]] = []
+        decided: list[tuple[OpenTrace, list[Verdict]]] = []
         for open_ in batch:
-            for observation in open_.fresh:
-                open_.trace.take(observation)
-                group = observation.group
-                if (
-                    group
-                    and group not in self._known_groups
-                    and observation.source != "metric"
-                    and figures(observation)
-                ):
-                    record.figured.add(group)
+            open_.trace.take_all(open_.fresh)
+            if not open_.is_metrics:
+                record.figured.update({each.group for each in open_.fresh if each.group and figures(each)})
             for key in open_.touched:
                 open_.trace.touch(key)
             verdicts = open_.trace.decide(at_rest=open_.resting or open_.root_ended or open_.trace.ended, tools=tools)
             decided.append((open_, [each for each in verdicts if each.observation.door == "otlp"]))
+        record.figured -= self._known_groups
         holders = self._holders([v for _, verdicts in decided for v in verdicts])
         before = dict(holders)
         for open_, verdicts in decided:
@@ -317,25 +257,27 @@ class TraceEvaluator:
                 changes.retracted.append(holder.attempt_id)
         groups = self._figured([v for _, verdicts in decided for v in verdicts], record.figured)
         for open_, verdicts in decided:
-            kept = [
-                row
-                for verdict in in_groups(
-                    contest(open_.key, verdicts, holders), groups if open_.is_metrics else _NOBODY_ELSE
-                )
-                if (row := self._change(open_, verdict, changes)) is not None
-            ]
+            states: dict[str, State] = {}
+            final = in_groups(contest(open_.key, verdicts, holders), groups if open_.is_metrics else _NOBODY_ELSE)
+            kept = [row for each in final if (row := self._change(open_, each, changes, states)) is not None]
             if kept:
                 record.segments.append(Segment(open_.key, kept))
+                changes.states.append((open_, states))
         self._touch_beaten(before, holders, record)
         return changes
 
-    def _change(self, open_: _Open, verdict: Verdict, changes: _Changes) -> KeptSpan | None:
+    def _change(
+        self, open_: OpenTrace, verdict: Verdict, changes: _Changes, states: dict[str, State]
+    ) -> KeptSpan | None:
         """Enter what a verdict changes. Returns what is to be kept of it, None when it is as it was."""
         key, seen, scope = verdict.key, verdict.observation, verdict.scope
         if scope.key:
             scope = self._with_defaults(scope)
             verdict = Verdict(key, seen, scope, verdict.fate, verdict.link)
-        state = open_.states.get(key, _UNDECIDED)
+        state = open_.states.get(key, UNDECIDED)
+        if state is UNDECIDED and verdict.fate not in ("charged", "linked"):  # most spans: nothing is paid for by them
+            states[key] = State(0, "", seen, scope)
+            return kept_of(open_.key, verdict, attempt_id="", version=0, charged=False, revised=False)
         attempt_id, version = "", state.version
         if verdict.fate == "charged":
             if state.attempt_id and state.seen == seen and state.scope == scope:
@@ -351,17 +293,17 @@ class TraceEvaluator:
         stands_for = attempt_id
         if verdict.fate == "linked" and verdict.link not in open_.trace and seen.source != "metric":
             stands_for = verdict.link
-        after = _State(version, attempt_id, seen, scope, stands_for)
-        if state is not _UNDECIDED and after == state:
+        after = State(version, attempt_id, seen, scope, stands_for)
+        if state is not UNDECIDED and after == state:
             return None
         if verdict.fate == "linked" and not state.stands_for:
             changes.counts["linked"] += 1
-        changes.states.append((open_, key, after))
+        states[key] = after
         return kept_of(
             open_.key, verdict, attempt_id=stands_for, version=version, charged=bool(attempt_id), revised=state.seen is not None,
         )  # fmt: skip
 
-    def _book(self, open_: _Open, verdict: Verdict, state: _State, changes: _Changes) -> tuple[str, int]:
+    def _book(self, open_: OpenTrace, verdict: Verdict, state: State, changes: _Changes) -> tuple[str, int]:
         """Charge an observation, in the place of what it was charged before."""
         seen = verdict.observation
         rulebook = self._rulebook()
@@ -381,7 +323,7 @@ class TraceEvaluator:
         changes.counts["charged"] += 1
         return attempt_id, version
 
-    def _follow_holder(self, open_: _Open, verdict: Verdict, changes: _Changes) -> None:
+    def _follow_holder(self, open_: OpenTrace, verdict: Verdict, changes: _Changes) -> None:
         """Remember who is to be asked again should the holder of the same response give it up."""
         if verdict.link.startswith("otlp:"):
             changes.record.followers.append((verdict.link.partition("#")[0], open_.key, verdict.key))
@@ -389,10 +331,10 @@ class TraceEvaluator:
     def _touch_beaten(self, before: dict[str, Holder], after: dict[str, Holder], record: Record) -> None:
         """Those that hold a response no more are decided again, and follow who does."""
         for key, holder in before.items():
-            if after[key] != holder and (place := _place_of(holder.attempt_id)):
+            if after[key] != holder and (place := place_of(holder.attempt_id)):
                 record.followers.append((after[key].attempt_id.partition("#")[0], *place))
 
-    def _end(self, batch: Sequence[_Open], changes: _Changes, now_s: float) -> None:
+    def _end(self, batch: Sequence[OpenTrace], changes: _Changes, now_s: float) -> None:
         """What waits no more."""
         for open_ in batch:
             self.backlog -= len(open_.fresh)
@@ -428,7 +370,7 @@ class TraceEvaluator:
 
     # --- what is known already --------------------------------------------------------------------------------
 
-    def _load(self, opens: Sequence[_Open]) -> None:
+    def _load(self, opens: Sequence[OpenTrace]) -> None:
         keys = [open_.key for open_ in opens]
         if not keys:
             return
@@ -439,29 +381,30 @@ class TraceEvaluator:
                 seen = row.observation()
                 open_.trace.take(seen)
                 if seen.door == "otlp":
-                    open_.states[row.row.span_id] = _State(
-                        row.rest.version, _charged(row), seen, row.scope, row.row.attempt_id
+                    open_.states[row.row.span_id] = State(
+                        row.rest.version, charged_attempt(row), seen, row.scope, row.row.attempt_id
                     )
             for key, state in self._recovered.pop(open_.key, {}).items():
-                before = open_.states.get(key, _UNDECIDED)
+                before = open_.states.get(key, UNDECIDED)
                 if state.version > before.version or state.attempt_id != before.attempt_id:
-                    open_.states[key] = state._replace(seen=before.seen) if before.seen else state
+                    open_.states[key] = replace(state, seen=before.seen) if before.seen else state
             open_.loaded = True
         by_key = {open_.key: open_ for open_ in opens}
         for row in nearer:
-            _meet(by_key[row.trace], row)
+            meet(by_key[row.trace], row)
 
     def _holders(self, verdicts: Sequence[Verdict]) -> dict[str, Holder]:
-        """Who has been charged for the responses of these, in the books."""
+        """Who has been charged for the responses of these, in the books, or for the requests that brought them."""
         keys = list({k for v in verdicts if v.fate in ("charged", "waiting") and (k := response_key(v.observation))})
         holders: dict[str, Holder] = {}
-        for key, attempt_id, door in select_in(
+        booked = select_in(
             self._books.connection,
             "SELECT response_key, attempt_id, json_extract(payload, '$.door') FROM entry e WHERE stage = 1 AND NOT EXISTS"
             " (SELECT 1 FROM entry r WHERE r.attempt_id = e.attempt_id AND r.stage = 2 AND r.kind = 'retract')"
             " AND response_key IN",
             keys,
-        ):
+        )
+        for key, attempt_id, door in (*booked, *self._store.requests(keys)):
             found = Holder(attempt_id, source_of(attempt_id, door))
             holders[key] = nearest(holders[key], found) if key in holders else found
         return holders
@@ -472,7 +415,7 @@ class TraceEvaluator:
 
     def _followers(self, retracted: Sequence[str]) -> list[tuple[str, str]]:
         bases = list({attempt_id.partition("#")[0] for attempt_id in retracted})
-        places = [place for attempt_id in bases if (place := _place_of(attempt_id))]
+        places = [place for attempt_id in bases if (place := place_of(attempt_id))]
         return [*places, *self._store.followers(bases)] if bases else []
 
     def _touch_metrics(self, groups: set[str], now_s: float) -> None:
@@ -523,25 +466,28 @@ class TraceEvaluator:
         rows = [
             NearerRow(attempt_id, *place, seen.kind, seen.door)
             for attempt_id, seen in found
-            if all(place := _place_of(attempt_id) or (seen.trace_id, seen.span_id))
+            if all(place := place_of(attempt_id) or (seen.trace_id, seen.span_id))
         ]
+        requests = [(key, attempt_id, seen.door) for attempt_id, seen in found if (key := seen.request_key)]
+        if rows or requests:
+            self._store.record(Record(nearer=rows, requests=requests))
         if rows:
-            self._store.record(Record(nearer=rows))
             known = self._store.known([row.trace for row in rows if row.trace not in self._opens])
             for row in rows:
                 open_ = self._opens.get(row.trace)
                 if open_ is not None and open_.loaded:
-                    _meet(open_, row)
+                    meet(open_, row)
                 if open_ is not None or row.trace in known:
                     self._touch(row.trace, row.span_id, now_s)
         keys = [f"{seen.provider}:{seen.response_id}"[:256] for _, seen in found if seen.response_id]
+        keys += [key for key, _, _ in requests]
         if keys:
             for (attempt_id,) in select_in(
                 self._books.connection,
                 "SELECT attempt_id FROM entry WHERE stage = 1 AND attempt_id GLOB 'otlp:*' AND response_key IN",
                 keys,
             ):
-                if place := _place_of(attempt_id):
+                if place := place_of(attempt_id):
                     self._touch(*place, now_s)
 
     def _look_at_others(self, now_s: float) -> None:
@@ -569,50 +515,21 @@ class TraceEvaluator:
             (self._store.followed(),),
         )
         for attempt_id, stage, payload in rows:
-            place = _place_of(attempt_id)
+            place = place_of(attempt_id)
             if place is None or _IMPORTED in payload:
                 continue
             states = self._recovered.setdefault(place[0], {})
-            version = _version_of(attempt_id)
+            version = version_of(attempt_id)
             if stage == 1:
-                states[place[1]] = _State(version, attempt_id, payload=payload)
-            elif states.get(place[1], _UNDECIDED).attempt_id in ("", attempt_id):
-                states[place[1]] = _State(version, "")
+                states[place[1]] = State(version, attempt_id, payload=payload)
+            elif states.get(place[1], UNDECIDED).attempt_id in ("", attempt_id):
+                states[place[1]] = State(version, "")
         for trace, kept in self._store.traces(list(self._recovered)).items():
             for row in kept:
                 state = self._recovered[trace].get(row.row.span_id)
-                if state and (state.version, state.attempt_id) == (row.rest.version, _charged(row)):
+                if state and (state.version, state.attempt_id) == (row.rest.version, charged_attempt(row)):
                     del self._recovered[trace][row.row.span_id]
         self._recovered = {trace: states for trace, states in self._recovered.items() if states}
-
-
-def _charged(kept: KeptSpan) -> str:
-    """The attempt that a kept observation became, "" for none: it may also stand for somebody else's."""
-    return kept.row.attempt_id if kept.rest.charged else ""
-
-
-def _meet(open_: _Open, row: NearerRow) -> None:
-    if row.source == "import":
-        # An import of traces gives its attempts the names they would have had here: that is our own charge then.
-        if _place_of(row.attempt_id) is None:
-            open_.imports[row.span_id] = row.attempt_id
-        elif not open_.states.get(row.span_id, _UNDECIDED).version:
-            open_.states[row.span_id] = _State(_version_of(row.attempt_id), row.attempt_id)
-        open_.trace.touch(row.span_id)
-    elif row.kind in ("model", "tool"):
-        open_.trace.take_nearer(
-            Nearer(row.attempt_id, "tool" if row.kind == "tool" else "model", row.trace, row.span_id)
-        )
-
-
-def _place_of(attempt_id: str) -> tuple[str, str] | None:
-    """The trace and the key of an attempt that was made here."""
-    parts = attempt_id.partition("#")[0].split(":")
-    return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == "otlp" else None
-
-
-def _version_of(attempt_id: str) -> int:
-    return int(attempt_id.partition("#")[2] or 1)
 
 
 class _KeptKey(msgspec.Struct):

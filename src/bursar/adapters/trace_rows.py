@@ -7,14 +7,14 @@ Rule 2: from the rows of a trace everything the receiver knew of it can be made 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import msgspec
 
 from bursar.core.ledger import Door
 from bursar.core.observations import Kind, Observation, Source, TaskOutcome
 from bursar.core.prices import Reading
-from bursar.core.scopes import Scope
+from bursar.core.scopes import NOBODY, Scope
 from bursar.core.traces import Verdict
 
 __all__ = [
@@ -59,11 +59,11 @@ class SpanRow(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 class SpanRest(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What it takes besides to decide again. ``version`` counts the attempts it became; ``own`` is the scope that was said,
-    None where it is the complete one."""
+    None where that is the complete one, "" where nothing was."""
 
     key: str
     labels: tuple[tuple[str, str], ...]
-    own: Scope | None
+    own: Scope | Literal[""] | None
     source: Source
     operation: str
     provider: str
@@ -78,7 +78,7 @@ class SpanRest(msgspec.Struct, frozen=True, gc=False, array_like=True):
     in_trace: bool
 
 
-class KeptSpan(NamedTuple):
+class KeptSpan(msgspec.Struct, frozen=True, gc=False):
     """A verdict as it is kept."""
 
     row: SpanRow
@@ -103,7 +103,7 @@ class KeptSpan(NamedTuple):
 
     def observation(self) -> Observation:
         """What was said."""
-        row, rest = self
+        row, rest = self.row, self.rest
         record = rest.source != "span"
         return Observation(
             source=rest.source,
@@ -119,7 +119,7 @@ class KeptSpan(NamedTuple):
             provider=rest.provider,
             model_asked=rest.model_asked,
             reading=rest.reading,
-            scope=self.scope if rest.own is None else rest.own,
+            scope=self.scope if rest.own is None else rest.own or NOBODY,
             tool=row.tool,
             group=rest.group,
             status=row.status,
@@ -161,7 +161,7 @@ def kept_of(trace: str, verdict: Verdict, *, attempt_id: str, version: int, char
     rest = SpanRest(
         scope.key,
         scope.labels,
-        None if seen.scope is scope or seen.scope == scope else seen.scope,
+        _own(seen.scope, scope),
         seen.source,
         seen.operation,
         seen.provider,
@@ -176,6 +176,12 @@ def kept_of(trace: str, verdict: Verdict, *, attempt_id: str, version: int, char
         bool(seen.trace_id),
     )
     return KeptSpan(row, rest)
+
+
+def _own(said: Scope, complete: Scope) -> Scope | Literal[""] | None:
+    if said is complete or said == complete:
+        return None
+    return "" if said is NOBODY else said
 
 
 class _KeptOutcome(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -195,7 +201,7 @@ _arrival_decoder: Final = msgspec.msgpack.Decoder(list[Observation])
 
 def encode_spans(spans: Sequence[KeptSpan]) -> tuple[bytes, bytes]:
     """Rows for the ledger, one a line, and the rest."""
-    return _encoder.encode_lines([row for row, _ in spans]), _packer.encode([rest for _, rest in spans])
+    return _encoder.encode_lines([each.row for each in spans]), _packer.encode([each.rest for each in spans])
 
 
 def decode_spans(lines: bytes, rest: bytes) -> list[KeptSpan]:

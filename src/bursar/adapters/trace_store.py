@@ -38,6 +38,7 @@ _BUSY_WAIT_MS: Final = 5_000
 _PAGE_BYTES: Final = 16_384
 _LOG_PAGES_MAX: Final = 4_096
 _PRUNE_BATCH: Final = 2_000
+_TURN_BYTES_MAX: Final = 48 << 20
 _NO_TOOLS: Final = ToolPrices()
 
 
@@ -68,6 +69,8 @@ class Record:
     decided: list[int] = field(default_factory=list)
     """Arrivals of which nothing waits any more."""
     nearer: list[NearerRow] = field(default_factory=list)
+    requests: list[tuple[str, str, str]] = field(default_factory=list)
+    """Key, attempt and door of calls whose provider named the request."""
     followers: list[tuple[str, str, str]] = field(default_factory=list)
     """Holder, trace and key of observations that stand back."""
     figured: set[str] = field(default_factory=set)
@@ -205,6 +208,9 @@ class TraceStore:
                 [(n.attempt_id, n.trace, n.span_id, n.kind, n.source, now) for n in record.nearer],
             )
             self._db.executemany(
+                "INSERT OR IGNORE INTO request VALUES (?, ?, ?, ?)", [(*each, now) for each in record.requests]
+            )
+            self._db.executemany(
                 "INSERT OR REPLACE INTO follower VALUES (?, ?, ?, ?)", [(*each, now) for each in record.followers]
             )
             self._db.executemany(
@@ -237,6 +243,11 @@ class TraceStore:
         """The charges of other doors in these traces."""
         rows = select_in(self._db, "SELECT attempt_id, trace, span_id, kind, source FROM nearer WHERE trace IN", traces)
         return [NearerRow(*row) for row in rows]
+
+    def requests(self, keys: Sequence[str]) -> list[tuple[str, str, str]]:
+        """Key, attempt and door of the calls whose providers named their requests so."""
+        found = select_in(self._db, "SELECT key, attempt_id, door FROM request WHERE key IN", keys)
+        return [(key, attempt_id, door) for key, attempt_id, door in found]
 
     def known(self, traces: Sequence[str]) -> set[str]:
         """Which of these traces the receiver has decided something of."""
@@ -272,13 +283,21 @@ class TraceStore:
         return found[0] if found else 0
 
     def rows_after(self, sequence: int, limit: int) -> list[TraceRows]:
-        """Segments for the ledger after a sequence. Metrics have no place in a task: they stay."""
+        """Segments for the ledger after a sequence, as many as are worth one turn of it. Metrics have no place in a task: they
+        stay."""
+        found: list[TraceRows] = []
+        size = 0
         rows = self._db.execute(
             "SELECT sequence, lines, revised, trace FROM segment WHERE sequence > ? AND trace NOT GLOB 'metric.*'"
             " ORDER BY sequence LIMIT ?",
             (sequence, limit),
         )
-        return [TraceRows(number, lines, bool(revised), not trace) for number, lines, revised, trace in rows]
+        for number, lines, revised, trace in rows:
+            found.append(TraceRows(number, lines, bool(revised), not trace))
+            size += len(lines)
+            if size >= _TURN_BYTES_MAX:
+                break
+        return found
 
     def prune(self, before_us: int, *, shipped: int) -> int:
         """Forget what is older, as far as the ledger has it. Returns how many segments went."""
@@ -294,7 +313,7 @@ class TraceStore:
             if done < _PRUNE_BATCH:
                 break
         with self._transaction():
-            for table in ("nearer", "follower", "figured", "series"):
+            for table in ("nearer", "request", "follower", "figured", "series"):
                 self._db.execute(f"DELETE FROM {table} WHERE at_us < ?", (before_us,))  # noqa: S608 - our own names
         return deleted
 

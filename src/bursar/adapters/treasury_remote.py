@@ -2,7 +2,7 @@
 
 Rule 1: what happened is on disk before anybody goes on, in a file of this process (the spool), and leaves it when the
         server has it. A process that dies leaves its spool to the next one with the same data directory.
-Rule 2: a server that cannot be reached is asked again no sooner than ``_AWAY_S`` later; until then calls go on where the
+Rule 2: a server that cannot be reached is asked again no sooner than ``_AWAY_S`` later, a moment later where nobody listens; until then calls go on where the
         last answer for their scope said how much may be spent meanwhile, and stop where it did not.
 Rule 3: only the standard library: an agent's process must stay light.
 Rule 4: a spool that cannot be written costs nobody their answer: what happened waits in memory then, and this is said.
@@ -57,10 +57,11 @@ _log = logging.getLogger("bursar.sdk")
 _TIMEOUT_S: Final = 10.0
 _HOLD_TIMEOUT_S: Final = 3_700.0  # the server lets a call wait for money that others hold, up to an hour
 _AWAY_S: Final = 2.0
+_REFUSED_S: Final = 0.1  # a connection that is refused at once costs nothing to try
 _LINGER_S: Final = 0.05
 _BATCH_MAX: Final = 200
 _BATCH_BYTES_MAX: Final = 4_000_000
-_SPOOL_BYTES_MAX: Final = 1_000_000_000
+_SPOOL_BYTES_MAX: Final = 200_000_000
 _SCOPES_MAX: Final = 10_000
 _IDLE_MAX: Final = 32
 _LIVING: Final[weakref.WeakSet[RemoteTreasury]] = weakref.WeakSet()
@@ -286,7 +287,9 @@ class RemoteTreasury:
         try:
             status, answer = self._exchange(method, what, body, timeout_s)
         except (OSError, http.client.HTTPException) as error:
-            self._away(f"{type(error).__name__}: {error}")
+            self._away(
+                f"{type(error).__name__}: {error}", _REFUSED_S if isinstance(error, ConnectionError) else _AWAY_S
+            )
             raise _AwayError(
                 f"the Bursar server at {self._host}:{self._port} cannot be reached: {error or type(error).__name__}"
             ) from error
@@ -299,7 +302,7 @@ class RemoteTreasury:
         if status in (400, 413, 422):
             raise _RefusedError(f"the Bursar server at {self._host}:{self._port} answered {status}: {text}")
         # A key that is not known (401) may be so again: what happened is not thrown away for it.
-        self._away(text)
+        self._away(text, _AWAY_S)
         raise _AwayError(f"the Bursar server at {self._host}:{self._port} answered {status}: {text}")
 
     def _exchange(self, method: str, what: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
@@ -343,8 +346,8 @@ class RemoteTreasury:
             while True:
                 self._idle.pop().close()
 
-    def _away(self, why: str) -> None:
-        self._away_until = time.monotonic() + _AWAY_S
+    def _away(self, why: str, for_s: float) -> None:
+        self._away_until = time.monotonic() + for_s
         if not self._said_away:
             self._said_away = True
             _log.error("the Bursar server at %s:%d is away, asking again: %s", self._host, self._port, why)

@@ -497,7 +497,7 @@ def charge(reading: Reading, book: PriceBook, *, provider: str, model: str, at: 
     What comes to more than ``AMOUNT_MAX`` is not believed, and has no amount.
     """
     found = (_joined if reading.parts else _single)(reading, book, provider, model, at)
-    for cost in (found.amount or 0, *(line.cost for line in found.lines)):
+    for cost in (found.amount or 0, *[line.cost for line in found.lines]):
         if abs(cost) > AMOUNT_MAX:
             reason = f"{usd(cost)} USD for one attempt is not believed, the most is {usd(AMOUNT_MAX)}"
             return replace(found, amount=None, reason=reason, lines=(), reported=None)

@@ -92,7 +92,9 @@ class ToolPrices:
     def find(self, tool: str) -> ToolPrice | None:
         """The price of a tool, None when nobody stated one."""
         found = self._names.get(tool)
-        return found or next((price for price in self._patterns if fnmatchcase(tool, price.name)), None)
+        if found is not None or not self._patterns:
+            return found
+        return next((price for price in self._patterns if fnmatchcase(tool, price.name)), None)
 
 
 # --- before a call ----------------------------------------------------------------------------------------------

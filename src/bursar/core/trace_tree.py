@@ -9,6 +9,7 @@ Rule 3: a span that is its own ancestor has no parent, nor has one whose parent 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, Literal, TypeAlias
@@ -147,6 +148,7 @@ class Trace:
         self._touched: set[str] = set()
         self._waiting: set[str] = set()
         self._stale = False
+        self._fresh = False  # it came whole, and nothing has been decided or has come since
         self.ended = False
 
     def __len__(self) -> int:
@@ -159,6 +161,12 @@ class Trace:
     def waiting(self) -> bool:
         """Whether something is charged only when the trace has come to rest."""
         return bool(self._waiting)
+
+    def take_all(self, observations: Sequence[Observation]) -> None:
+        """Take what came together. Where those are the first spans of a trace one pass does."""
+        if self._nodes or not self._grow(observations):
+            for observation in observations:
+                self.take(observation)
 
     def take(self, observation: Observation) -> bool:
         """False when it says nothing new. Of several with one id the one that ended last counts."""
@@ -213,18 +221,26 @@ class Trace:
         """The verdicts that what came since the last time may have changed, before responses are compared (``contest``)."""
         if self._stale:
             self._rebuild()
+        nodes = self._nodes
         touched = self._touched
         self._touched = set()
-        if at_rest:
-            touched |= self._waiting
+        if self._fresh and not touched:
+            changed = set(nodes)
+        else:
+            if self._fresh:
+                touched.update(nodes)
+            if at_rest:
+                touched |= self._waiting
+            changed = self._rescope(touched)
+        self._fresh = False
         twins: set[str] = set()
-        for key in (changed := self._rescope(touched)):
-            node = self._nodes[key]
-            if node.seen is not None and node.seen.kind == "tool":
-                twins.update(self._find_twin(node, node.seen))
+        for key in changed:
+            seen = nodes[key].seen
+            if seen is not None and seen.kind == "tool":
+                twins.update(self._find_twin(nodes[key], seen))
         verdicts: list[Verdict] = []
         for key in sorted(changed | twins):
-            node = self._nodes[key]
+            node = nodes[key]
             if node.seen is not None:
                 fate, link = self._fate(node, node.seen, tools, at_rest=at_rest)
                 (self._waiting.add if fate == "waiting" else self._waiting.discard)(key)
@@ -239,6 +255,44 @@ class Trace:
             node = self._nodes[key] = _Node(key)
             node.scope = self._base
         return node
+
+    def _grow(self, observations: Sequence[Observation]) -> bool:
+        """Build the tree of spans each of which came once. False where that is not all there is, and then nothing was built."""
+        nodes: dict[str, _Node] = {}
+        for seen in observations:
+            key = seen.span_id
+            if seen.source != "span" or key in nodes:
+                return False
+            node = nodes[key] = _Node(key)
+            node.seen = seen
+            node.parent = "" if seen.parent_id == key else seen.parent_id
+        order: list[_Node] = []
+        for node in tuple(nodes.values()):
+            above = nodes.get(node.parent) if node.parent else None
+            if above is not None:
+                above.add(node.key)
+            elif node.parent:  # it has not come
+                above = nodes[node.parent] = _Node(node.parent)
+                above.add(node.key)
+                order.append(above)
+            else:
+                order.append(node)
+            node.top = node.parent or node.key
+        self._nodes = nodes
+        for node in order:  # which grows: those below stand behind those above
+            self._scope(node)
+            if node.children:
+                order += [nodes[key] for key in node.children]
+        if len(order) < len(nodes):  # a circle has no beginning
+            self._nodes = {}
+            return False
+        for node in reversed(order):
+            bits = node.bits | node.own_bits() if node.seen is not None and node.seen.reading is not None else node.bits
+            if bits and node.parent:
+                nodes[node.parent].bits |= bits
+        self.ended = any(not seen.parent_id for seen in observations)
+        self._fresh = True
+        return True
 
     def _attach(self, node: _Node, parent: str) -> None:
         if parent == node.key:
@@ -344,13 +398,12 @@ class Trace:
 
     def _scope(self, node: _Node) -> None:
         own = node.seen.scope if node.seen is not None else NOBODY
+        scope, task, node.under = self._base, "", ""
         if node.parent:
             above = self._nodes[node.parent]
-            node.scope, node.task = _inherited(own, above.scope, above.task)
-            node.under = self._under_below(above)
-        else:
-            node.scope, node.task = _inherited(own, self._base, "")
-            node.under = ""
+            scope, task, node.under = above.scope, above.task, self._under_below(above)
+        # Most say nothing of their own: they share one scope, and nothing is compared or looked up.
+        node.scope, node.task = (scope, task) if own is NOBODY else _inherited(own, scope, task)
 
     def _under_below(self, node: _Node) -> str:
         return node.key if node.is_model_span and node.seen is not None and figures(node.seen) else node.under
@@ -360,6 +413,8 @@ class Trace:
     def _fate(self, node: _Node, seen: Observation, tools: ToolPrices, *, at_rest: bool) -> tuple[Fate, str]:
         if seen.kind == "tool":
             return self._tool_fate(node, seen, tools)
+        if seen.reading is None and seen.kind != "model":
+            return "shape", ""
         if seen.kind == "model" and seen.source != "span":
             return self._record_fate(node, seen)
         if seen.kind == "model" and node.bits & _MODEL:

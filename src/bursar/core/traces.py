@@ -94,14 +94,12 @@ def claim(trace: str, verdicts: Sequence[Verdict], holders: dict[str, Holder]) -
 
 def contest(trace: str, verdicts: Sequence[Verdict], holders: Mapping[str, Holder]) -> list[Verdict]:
     """The verdicts after everybody has claimed: whoever does not hold its response is linked to who does."""
-    decided: list[Verdict] = []
-    for verdict in verdicts:
-        holder = None
+    decided = list(verdicts)
+    for index, verdict in enumerate(decided):
         if verdict.fate in ("charged", "waiting") and (key := response_key(verdict.observation)):
             holder = holders.get(key)
-        if holder is not None and holder.attempt_id.partition("#")[0] != attempt_base(trace, verdict.key):
-            verdict = replace(verdict, fate="linked", link=holder.attempt_id)
-        decided.append(verdict)
+            if holder is not None and holder.attempt_id.partition("#")[0] != attempt_base(trace, verdict.key):
+                decided[index] = Verdict(verdict.key, verdict.observation, verdict.scope, "linked", holder.attempt_id)
     return decided
 
 

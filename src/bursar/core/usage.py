@@ -10,6 +10,7 @@ Rule 4: a zero means "the provider's convention says none". Where nothing is kno
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import Final, NamedTuple
 
 __all__ = ["NO_USAGE", "UNITS", "UNIT_INDEX", "Unit", "Usage", "contains"]
@@ -123,7 +124,7 @@ class Usage(NamedTuple):
 
     def counts(self) -> dict[str, int]:
         """The units that are not zero, by name."""
-        return {name: count for name, count in zip(_NAMES, self, strict=True) if count}
+        return dict(zip(compress(_NAMES, self), filter(None, self), strict=True))
 
     @property
     def uncached_input_tokens(self) -> int:

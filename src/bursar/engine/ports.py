@@ -316,6 +316,8 @@ class Traces(Protocol):
         """Durable before it returns. Raises BooksError, and then nothing was taken."""
         ...
 
+    def close(self) -> None: ...
+
 
 class TraceIntake(Protocol):
     """Takes in what telemetry says, to be decided in a while."""

@@ -17,7 +17,7 @@ from .ports import Ledger, Outbox, TraceLedger, TraceOutbox
 __all__ = ["BATCH", "ship", "ship_traces"]
 
 BATCH: Final = 10_000
-_TRACE_BATCH: Final = 2_000
+_TRACE_BATCH: Final = 10_000
 
 
 def ship(outbox: Outbox, ledger: Ledger, *, batch: int = BATCH, batches_max: int | None = None) -> int:

@@ -61,6 +61,10 @@ class Notes:
         self._waiting.extend(observations)
         self._waiting.extend(outcomes)
 
+    def close(self) -> None:
+        """What waits is written first, by ``write``."""
+        self._traces.close()
+
     def write(self) -> None:
         """Raises BooksError, and then everything still waits."""
         with self._lock:
@@ -188,7 +192,9 @@ class LocalTreasury:
         return self._books.flush(timeout_s)
 
     def close(self, timeout_s: float) -> bool:
-        return self._books.close(timeout_s)
+        written = self._books.close(timeout_s)
+        self._notes.close()
+        return written
 
     # --- parts ------------------------------------------------------------------------------------------------
 

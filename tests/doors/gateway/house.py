@@ -146,6 +146,8 @@ class House:
     def rows(self, task: str | None = None) -> list[dict[str, Any]]:
         """The booked rows, of one task or all, in the order of their ending."""
         rows = [_columns(decode_row(entry.row)) for entry in self.books.endings_after(0, 10_000)]
+        gone = {row["retracts"] for row in rows}  # taken back: what a nearer door has charged
+        rows = [row for row in rows if row["retracts"] is None and row["attempt_id"] not in gone]
         return [row for row in rows if task is None or row["task"] == task]
 
     async def row(self, task: str, *, within_s: float = 5.0) -> dict[str, Any]:

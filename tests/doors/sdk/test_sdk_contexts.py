@@ -473,6 +473,21 @@ def test_a_subprocess_goes_on_with_the_environment(room: Room) -> None:
     assert (second.parent_task, second.agent, second.user) == ("l1", "child", "u1")
 
 
+async def test_a_coroutine_function_is_carried_as_long_as_it_runs(room: Room) -> None:
+    """Also after it has waited; its caller stays where it is."""
+
+    async def pay_later(name: str) -> str:
+        await asyncio.sleep(0)
+        pay(name)
+        return here()
+
+    with bursar.task("carrier", id="k1"):
+        carried = bursar.carry(pay_later)
+    assert await carried("late") == "k1"
+    assert here() == ""
+    assert tasks(room) == {"late": "k1"}
+
+
 def test_outside_of_any_task_there_is_nothing_to_hand_on(room: Room) -> None:
     """No variable, and work that is carried from nowhere is nowhere."""
     assert bursar.environ() == {}

@@ -309,6 +309,32 @@ async def test_clients_of_ones_own_without_patching(closed_room: Room) -> None:
     assert len(room.rows()) == 5
 
 
+async def test_the_older_httpx_is_hooked_as_well(closed_room: Room) -> None:
+    """Frameworks still use it: sync and async, whole and streamed, refused, and given back as it was."""
+    httpx = pytest.importorskip("httpx")
+    room, before = closed_room, httpx.Client._send_single_request
+    room.init()
+    url = f"{room.sims.openai.url}/v1/chat/completions"
+    with httpx.Client(headers=KEY) as client:
+        assert client.post(url, json=CHAT).status_code == 200
+        with client.stream("POST", url, json={**CHAT, "stream": True}) as answer:
+            assert b"prompt_tokens" not in answer.read()
+        with bursar.task("poor", budget="0.000001"), pytest.raises(bursar.BudgetExceeded):
+            client.post(url, json=CHAT)
+    async with httpx.AsyncClient(headers=KEY) as client:
+        assert (await client.post(url, json=CHAT)).status_code == 200
+    async with bursar.async_http_client(httpx, headers=KEY) as client:
+        assert isinstance(client, httpx.AsyncClient)
+        async with client.stream("POST", url, json={**CHAT, "stream": True}) as answer:
+            async for _ in answer.aiter_bytes():
+                pass
+    rows = room.rows()
+    assert [row.status for row in rows] == ["ok"] * 4
+    assert sum(row.cost_nanousd or 0 for row in rows) == room.price()
+    bursar.shutdown()
+    assert httpx.Client._send_single_request is before
+
+
 def test_a_library_that_is_imported_after_init_is_hooked(closed_room: Room) -> None:
     """The import itself is as ever."""
     code = f"""

@@ -57,6 +57,23 @@ async def test_retries_of_the_other_sdks(room: Room) -> None:
         assert first.call_id == second.call_id
 
 
+def test_an_attempt_that_never_left_is_not_counted(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection fails once, then works: one row, and it is the first of its call."""
+    send, failed = httpx2.HTTPTransport.handle_request, []
+
+    def flaky(transport: Any, request: Any) -> Any:
+        if not failed:
+            failed.append(1)
+            raise httpx2.ConnectError("refused")
+        return send(transport, request)
+
+    monkeypatch.setattr(httpx2.HTTPTransport, "handle_request", flaky)
+    with bursar.task("flaky", budget="1"):
+        room.openai(max_retries=1).chat.completions.create(**CHAT)
+    assert [(row.number, row.status) for row in room.rows()] == [(1, "ok")]
+    assert room.held() == 0
+
+
 def test_asking_the_same_again_is_another_call(room: Room) -> None:
     """Only what failed is repeated: two equal questions that were answered are two calls; so is another one after a failure."""
     client = room.openai()

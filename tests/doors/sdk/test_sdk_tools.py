@@ -394,6 +394,59 @@ def test_a_refusal_in_a_tool_passes_through_it(closed_room: Room) -> None:
     assert "0.001" in task_span["error"]
 
 
+def test_a_call_in_a_paid_tool_does_not_wait_for_its_own_tool(room: Room) -> None:
+    """What the tool holds comes back when the tool has ended, which waits for the call: it is refused soon."""
+    client = room.openai()
+
+    @bursar.tool(price="0.001")
+    def think() -> None:
+        client.chat.completions.create(**CHAT)
+
+    began = time.monotonic()
+    with pytest.raises(bursar.BudgetExceeded) as caught, bursar.task("poor", budget="0.0010001"):
+        think()
+    assert time.monotonic() - began < 15
+    assert (caught.value.code, caught.value.retryable) == ("budget_held", True)
+
+
+def test_generators_are_tools_for_as_long_as_they_run(room: Room) -> None:
+    """Held when it begins, charged when it ends; what it calls is inside of it, what its consumer calls is not."""
+    client = room.openai()
+
+    @bursar.tool(price="0.001")
+    def pages() -> Any:
+        time.sleep(0.05)
+        client.chat.completions.create(**CHAT)
+        yield 1
+        yield 2
+
+    with bursar.task("reading"):
+        found = pages()
+        assert next(found) == 1
+        client.chat.completions.create(**CHAT)
+        found.close()
+    tool = room.row(kind="tool")
+    inside, outside = room.rows(kind="model")
+    assert (tool.cost_nanousd, tool.status) == (1_000_000, "ok")
+    assert tool.latency_ms is not None
+    assert tool.latency_ms >= 50
+    assert inside.span_id == tool.span_id
+    assert outside.span_id != tool.span_id
+
+
+async def test_asynchronous_generators_that_fail_are_charged_as_failed(room: Room) -> None:
+    """The error of a step is the error of the call."""
+
+    @bursar.tool(price="0.001")
+    async def pages() -> Any:
+        yield 1
+        raise KeyError("gone")
+
+    with pytest.raises(KeyError):
+        _ = [page async for page in pages()]
+    assert (room.row().status, room.row().error, room.row().cost_nanousd) == ("error", "KeyError", 1_000_000)
+
+
 async def test_without_init_everything_runs_and_nothing_is_charged(closed_room: Room) -> None:
     """Decorated code works in tests and scripts that never call ``init``; only what asks for the books says so."""
 

@@ -28,6 +28,14 @@ CREATE TABLE IF NOT EXISTS nearer (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS nearer_trace ON nearer (trace);
 
+-- Calls of nearer doors by what their provider named the request in the answer's headers: some records know them by that only.
+CREATE TABLE IF NOT EXISTS request (
+    key TEXT PRIMARY KEY,                -- provider and its request's id
+    attempt_id TEXT NOT NULL,
+    door TEXT NOT NULL,                  -- gateway | sdk
+    at_us INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- Who stands back because another observation holds the charge of the same response: asked again when that one gives it up.
 CREATE TABLE IF NOT EXISTS follower (
     holder TEXT NOT NULL,

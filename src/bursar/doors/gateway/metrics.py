@@ -154,7 +154,9 @@ class Metrics(Collector):
             deliveries.add_metric([channel, state], count)
         yield deliveries
         taken = CounterMetricFamily(
-            "bursar_telemetry_observations", "Spans, records and points taken or rejected.", labels=["signal", "outcome"]
+            "bursar_telemetry_observations",
+            "Spans, records and points taken or rejected.",
+            labels=["signal", "outcome"],
         )
         for (signal, outcome), count in self.observations.items():
             taken.add_metric([signal, outcome], count)

@@ -119,13 +119,13 @@ class Outgoing:
 
     def never_left(self) -> None:
         """It provably was not sent: what was held is given back."""
-        self.may_come_again()
+        self.may_come_again(left=False)
         self._end(None)
 
-    def may_come_again(self) -> None:
-        """It failed (rule 5)."""
+    def may_come_again(self, *, left: bool = True) -> None:
+        """It failed (rule 5). What never left is no attempt: views count a call by its first, which must have a row."""
         opening, (path, body) = self.ask.opening, self._asked
-        _FAILED.set(_Failed(opening.call_id, opening.number, path, hash(body)))
+        _FAILED.set(_Failed(opening.call_id, opening.number if left else opening.number - 1, path, hash(body)))
 
     def failed(self, error: str) -> None:
         """It may have been sent, and no answer came: charged by estimate."""
@@ -414,6 +414,8 @@ def _failed_before(path: str, body: bytes) -> _Failed | None:
     if before is None:
         return None
     _FAILED.set(None)
+    if not body:  # it is sent piece by piece: nobody knows whether it is the same
+        return None
     return before if (before.path, before.body_hash) == (path, hash(body)) else None
 
 
@@ -428,7 +430,7 @@ def _opening(
     attempt_id = session.new_id()
     number = 1 if before is None else before.number + 1
     retry = headers.get(_RETRY_HEADER, "0")
-    if retry.isdigit() and retry != "0" and len(retry) < 3:
+    if before is None and retry.isdigit() and retry != "0" and len(retry) < 3:
         number = 1 + int(retry)
     trace = otel_trace()
     if not trace.trace_id and frame is not None:

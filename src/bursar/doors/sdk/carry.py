@@ -9,11 +9,12 @@ Rule 3: a process is handed its frame in its environment, or with each piece of 
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import update_wrapper, wraps
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 
 from .frames import CONTEXT_VARIABLE, Frame, current_frame, environment, from_environment, set_frame
 from .session import active
@@ -95,10 +96,21 @@ class _Carried(Generic[P, R]):
         update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return _Inside(from_environment(self._context, ""), self._function)(*args, **kwargs)
+        frame = from_environment(self._context, "")
+        if inspect.iscoroutinefunction(self._function):
+            return cast("R", _awaited(frame, self._function(*args, **kwargs)))
+        return _Inside(frame, self._function)(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Carried, (self._context, self._function)
+
+
+async def _awaited(frame: Frame | None, coroutine: Awaitable[Any]) -> Any:
+    before = set_frame(frame)
+    try:
+        return await coroutine
+    finally:
+        set_frame(before)
 
 
 def carry(function: Callable[P, R]) -> Callable[P, R]:

@@ -47,7 +47,8 @@ _SPAN_DIGITS: Final = 8
 class Frame:
     """One task, agent's run or tool call that code is inside of. ``scope`` is everything said from the top down to here.
 
-    ``limit`` is the task's own, where it opened one; ``tool`` frames are in the task of their parent.
+    ``limit`` is the task's own, where it opened one; ``tool`` frames are in the task of their parent, and ``holds_money`` is
+    whether money is held for the tool while it runs.
     """
 
     kind: Literal["task", "agent", "tool"]
@@ -58,6 +59,7 @@ class Frame:
     parent_span: str
     limit: TaskLimit | None = None
     final: bool = False
+    holds_money: bool = False
 
     def limits_above(self) -> tuple[TaskLimit, ...]:
         """The tasks above this one that say where they stand or what limit they have, the top first."""
@@ -82,6 +84,13 @@ class Frame:
         while frame is not None and frame.kind == "tool":
             frame = frame.parent
         return frame.final if frame is not None else False
+
+    def is_in_paid_tool(self) -> bool:
+        """Whether money is held for a tool that this code is inside of: it is not given back before this code has ended."""
+        frame: Frame | None = self
+        while frame is not None and not frame.holds_money:
+            frame = frame.parent
+        return frame is not None
 
     def is_below(self, other: Frame) -> bool:
         frame: Frame | None = self

@@ -25,6 +25,7 @@ from bursar.engine.rulebook import ProviderRule
 from bursar.wire import generic
 from bursar.wire.providers import provider, split_url
 
+from .frames import current_frame
 from .refusal import BudgetExceeded
 
 __all__ = ["Hosts", "Mode", "NotInitialized", "Session", "active", "activate", "required"]
@@ -34,6 +35,7 @@ _log = logging.getLogger("bursar.sdk")
 Mode: TypeAlias = Literal["enforce", "observe"]
 
 _LOOK_AGAIN_S: Final = 0.05
+_TOOL_WAIT_S: Final = 2.0
 _HOSTS_MAX: Final = 1_000
 
 
@@ -113,7 +115,7 @@ class Session:
     def obtain(self, ask: Ask) -> Permit | None:
         """Hold for a call, waiting for others as long as it may. None: it goes on unheld. Raises BudgetExceeded."""
         patient = ask
-        until = time.monotonic() + self.wait_s
+        until = time.monotonic() + self._patience_s()
         while isinstance(outcome := self.treasury.hold(ask), Crowded):
             left = until - time.monotonic()
             ask = patient if left > 0 else replace(patient, patient=False)
@@ -126,7 +128,7 @@ class Session:
         import asyncio
 
         patient = ask
-        until = time.monotonic() + self.wait_s
+        until = time.monotonic() + self._patience_s()
         while True:
             if self.treasury.remote:
                 asked = _Hold(self.treasury, ask)
@@ -143,6 +145,11 @@ class Session:
             ask = patient if left > 0 else replace(patient, patient=False)
             if left > 0:
                 await asyncio.sleep(min(_LOOK_AGAIN_S, left))
+
+    def _patience_s(self) -> float:
+        """How long to wait for money that others hold. Inside of a tool some of it is the tool's own, which waits for us."""
+        frame = current_frame()
+        return min(self.wait_s, _TOOL_WAIT_S) if frame is not None and frame.is_in_paid_tool() else self.wait_s
 
     def decided(self, ask: Ask, outcome: Permit | NotHeld) -> Permit | None:
         if isinstance(outcome, Permit):

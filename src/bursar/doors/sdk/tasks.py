@@ -12,11 +12,11 @@ import inspect
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 
 from bursar.core.budgets import TaskLimit
@@ -28,6 +28,7 @@ from bursar.engine.claims import KIND_LABEL
 from .amounts import Money, money
 from .calls import scope_of
 from .frames import Frame, current_frame, leave_frame, new_trace, otel_trace, set_frame
+from .generators import Inside, resumed, resumed_async
 from .refusal import BudgetExceeded
 from .session import active, required
 
@@ -140,9 +141,9 @@ class TaskContext:
         if not options.name:
             options = replace(options, name=_short(function.__name__))
         if inspect.isasyncgenfunction(function):
-            wrapper: Any = _async_generator(options, function)
+            wrapper: Any = resumed_async(function, lambda _args, _kwargs: _Resumed(options))
         elif inspect.isgeneratorfunction(function):
-            wrapper = _generator(options, function)
+            wrapper = resumed(function, lambda _args, _kwargs: _Resumed(options))
         elif inspect.iscoroutinefunction(function):
 
             @wraps(function)
@@ -326,65 +327,13 @@ def note_span(frame: Frame, started_us: int, error: BaseException | None, *, siz
 # --- generators -------------------------------------------------------------------------------------------------
 
 
-def _generator(options: _Options, function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        with _Resumed(options) as inside:
-            generator = function(*args, **kwargs)
-            step: Callable[[], Any] = partial(next, generator)
-            while True:
-                with inside():
-                    try:
-                        item = step()
-                    except StopIteration as stop:
-                        return stop.value
-                try:
-                    sent = yield item
-                except GeneratorExit:
-                    with inside():
-                        generator.close()
-                    raise
-                except BaseException as error:  # noqa: BLE001 - whatever was thrown in is thrown on
-                    step = partial(generator.throw, error)
-                else:
-                    step = partial(generator.send, sent)
-
-    return run
-
-
-def _async_generator(options: _Options, function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    async def run(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        with _Resumed(options) as inside:
-            generator = function(*args, **kwargs)
-            step: Callable[[], Any] = partial(anext, generator)
-            while True:
-                with inside():
-                    try:
-                        item = await step()
-                    except StopAsyncIteration:
-                        return
-                try:
-                    sent = yield item
-                except GeneratorExit:
-                    with inside():
-                        await generator.aclose()
-                    raise
-                except BaseException as error:  # noqa: BLE001 - whatever was thrown in is thrown on
-                    step = partial(generator.athrow, error)
-                else:
-                    step = partial(generator.asend, sent)
-
-    return run
-
-
 class _Resumed:
     """A frame that is the current one only now and then, and ends once."""
 
     def __init__(self, options: _Options) -> None:
         self._options = options
 
-    def __enter__(self) -> Callable[[], Any]:
+    def __enter__(self) -> Inside:
         self._frame = _frame(self._options)
         self._started_us = time.time_ns() // 1_000
         return self._inside
@@ -399,3 +348,9 @@ class _Resumed:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         note_span(self._frame, self._started_us, error)
+
+    async def __aenter__(self) -> Inside:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.__exit__(kind, error, traceback)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from decimal import Decimal
-from functools import wraps
+from functools import partial, wraps
 from hashlib import blake2b
 from typing import Any, Final, ParamSpec, Self, TypeAlias, TypeVar, cast
 
@@ -34,6 +35,7 @@ from bursar.wire.context import put_label
 from .amounts import Money, money, stated_money
 from .calls import scope_of
 from .frames import Frame, current_frame, leave_frame, new_trace, otel_trace, set_frame
+from .generators import Inside, resumed, resumed_async
 from .session import Session, active, required
 from .tasks import note_span
 
@@ -113,13 +115,17 @@ class ToolCall:
     def begin(self) -> None:
         """Hold for it. Raises BudgetExceeded."""
         if self.session.mode == "enforce":
-            self._permit = self.session.obtain(self.ask)
+            self._permitted(self.session.obtain(self.ask))
         self._started = time.perf_counter()
 
     async def begin_async(self) -> None:
         if self.session.mode == "enforce":
-            self._permit = await self.session.obtain_async(self.ask)
+            self._permitted(await self.session.obtain_async(self.ask))
         self._started = time.perf_counter()
+
+    def _permitted(self, permit: Permit | None) -> None:
+        self._permit = permit
+        self.frame.holds_money = bool(permit and permit.amount)
 
     # --- after ------------------------------------------------------------------------------------------------
 
@@ -231,6 +237,10 @@ def tool(
 
 
 def _decorated(function: Callable[P, R], made: Callable[[Session, Any, Any], ToolCall]) -> Callable[P, R]:
+    if inspect.isgeneratorfunction(function):
+        return resumed(function, partial(_Resumed, made))
+    if inspect.isasyncgenfunction(function):
+        return resumed_async(function, partial(_Resumed, made))
     if inspect.iscoroutinefunction(function):
 
         @wraps(function)
@@ -286,6 +296,52 @@ class _Running:
             gone = isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit)
             call.end(None, status="cancelled" if gone else "error", error=type(error).__name__)
         note_span(call.frame, self._started_us, error, size_bytes=self._size)
+
+
+class _Resumed:
+    """The same for a generator, whose frame is the current one only while it runs. Before ``bursar.init()`` it is nothing."""
+
+    def __init__(self, made: Callable[[Session, Any, Any], ToolCall], args: Any, kwargs: Any) -> None:
+        session = active()
+        self._call = None if session is None else made(session, args, kwargs)
+
+    def __enter__(self) -> Inside:
+        if self._call is not None:
+            self._call.begin()
+        return self._began()
+
+    async def __aenter__(self) -> Inside:
+        if self._call is not None:
+            await self._call.begin_async()
+        return self._began()
+
+    def _began(self) -> Inside:
+        call = self._call
+        if call is None:
+            return nullcontext
+        self._started_us = call.session.now_us()
+        return partial(_inside, call.frame)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        call = self._call
+        if call is None:
+            return
+        # Its consumer may leave it when it has what it needs: that is how generators end.
+        failed = error is not None and not isinstance(error, GeneratorExit)
+        call.end(None, status="error" if failed else "ok", error=type(error).__name__ if failed else "")
+        note_span(call.frame, self._started_us, error)
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.__exit__(kind, error, traceback)
+
+
+@contextmanager
+def _inside(frame: Frame) -> Generator[None]:
+    before = set_frame(frame)
+    try:
+        yield
+    finally:
+        leave_frame(frame, before)
 
 
 def _looked_at(result: Any) -> tuple[int | None, Any]:
