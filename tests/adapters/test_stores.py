@@ -182,7 +182,7 @@ def test_a_row_has_bounds(books: BooksFile) -> None:
     long = replace(attempt, charge=replace(charge, amount=NanoUSD(1_500 * 5_000)), tools=("t" * 99_999,) * 999)
     assert len(encode_attempt(long)) < 128 * 1024
     books.observe([long])
-    assert books.observe([replace(long, opening=an_opening("again"))]) == 0
+    assert books.observe([replace(long, opening=an_opening("again", door="import"))]) == 0
     with closing(DuckLedger(None)) as ledger:
         assert verify(books, ledger).differences == ()
         assert spent(ledger) == 1_500 * 5_000

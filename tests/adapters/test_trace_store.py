@@ -92,7 +92,14 @@ class House:
         assert self.store.arrivals_after(0) == []
 
     def live(
-        self, name: str, span: str = "", *, door: str = "gateway", response: str = "", request: str = "", trace: str = TRACE
+        self,
+        name: str,
+        span: str = "",
+        *,
+        door: str = "gateway",
+        response: str = "",
+        request: str = "",
+        trace: str = TRACE,
     ) -> None:
         """A call that a nearer door has charged."""
         ids = {"trace_id": trace, "span_id": span} if span else {}

@@ -289,8 +289,7 @@ def test_a_hundred_thousand_spans_are_decided_within_seconds(shape: str) -> None
     decided: dict[str, str] = {}
     begin = time.process_time()
     for start in range(0, len(spans), 10_000):
-        for each in spans[start : start + 10_000]:
-            trace.take(each)
+        trace.take_all(spans[start : start + 10_000])
         decided.update((v.key, v.fate) for v in trace.decide(at_rest=True, tools=NO_TOOLS))
     assert time.process_time() - begin < 20
     assert len(decided) == len(spans)
@@ -330,6 +329,27 @@ def test_any_order_and_any_batches_decide_the_same(found: list[Observation], ran
         v for key in traces for v in contest(key, [v for v in after.values() if v.observation.trace_id == key], holders)
     ]
     assert told(ended) == {place: verdict for place, verdict in expected.items() if place[0] in traces}
+
+
+@given(observations(), st.booleans(), st.sampled_from(["", *NAMES]))
+def test_what_comes_whole_is_decided_as_if_it_came_one_by_one(
+    found: list[Observation], rests: bool, under: str
+) -> None:
+    """A trace that is built in one pass is the same tree: for what is decided at once, and for what comes later."""
+    here = [each for each in found if each.trace_id == TRACE]
+    one, whole = Trace(TRACE), Trace(TRACE)
+    for each in here:
+        one.take(each)
+    whole.take_all(here)
+    if under:  # known before anything is decided
+        for trace in (one, whole):
+            trace.take_nearer(Nearer("call-1", "model", TRACE, under))
+    assert whole.decide(at_rest=rests, tools=TOOLS) == one.decide(at_rest=rests, tools=TOOLS)
+    assert (len(whole), whole.ended, whole.waiting) == (len(one), one.ended, one.waiting)
+    for late in (model("h", "a"), seen("a", "h", "tool", tool="search"), record("b"), seen("c", scope=Scope(user="w"))):
+        one.take(late)
+        whole.take(late)
+        assert whole.decide(at_rest=True, tools=TOOLS) == one.decide(at_rest=True, tools=TOOLS)
 
 
 @given(observations())

@@ -221,7 +221,9 @@ _RESPANS: Final = _sql("ledger_respans")
 _SPANS: Final = _sql("ledger_spans")
 # What is new comes without sequences: all of a file has the one it brings the ledger to.
 _NEW_SPANS: Final = (
-    _SPANS.rpartition("\nWHERE")[0].replace("SELECT sequence", "SELECT $last", 1).replace("'sequence': 'BIGINT', ", "", 1)
+    _SPANS.rpartition("\nWHERE")[0]
+    .replace("SELECT sequence", "SELECT $last", 1)
+    .replace("'sequence': 'BIGINT', ", "", 1)
 )
 _OUTCOMES: Final = _sql("ledger_outcomes")
 _ROLLUP: Final = _sql("ledger_rollup")

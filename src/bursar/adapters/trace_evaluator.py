@@ -55,7 +55,7 @@ _REST_S: Final = 30.0
 _BATCH: Final = 2_000
 _TRACE_PLACES_MAX: Final = 200_000
 """Of one trace, about a kilobyte each. What comes for it beyond that is rejected, and its sender told."""
-_PLACES_MAX: Final = 20_000  # in memory of traces that wait for nothing
+_PLACES_MAX: Final = 40_000  # in memory of traces that wait for nothing
 _FOLLOW_MAX: Final = 5_000
 _LOOK_BACK: Final = 5_000
 _KEYS_MAX: Final = 10_000

@@ -2,8 +2,9 @@
 
 Rule 1: what happened is on disk before anybody goes on, in a file of this process (the spool), and leaves it when the
         server has it. A process that dies leaves its spool to the next one with the same data directory.
-Rule 2: a server that cannot be reached is asked again no sooner than ``_AWAY_S`` later, a moment later where nobody listens; until then calls go on where the
-        last answer for their scope said how much may be spent meanwhile, and stop where it did not.
+Rule 2: a server that cannot be reached is asked again no sooner than ``_AWAY_S`` later, where nobody listens a moment later;
+        until then calls go on where the last answer for their scope said how much may be spent meanwhile, and stop where it
+        did not.
 Rule 3: only the standard library: an agent's process must stay light.
 Rule 4: a spool that cannot be written costs nobody their answer: what happened waits in memory then, and this is said.
 """
@@ -428,6 +429,8 @@ class _Spool:
                 continue
             with suppress(OSError), path.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(file.fileno()).st_nlink == 0:
+                    continue  # another heir took it between our opening and our lock
                 # What follows the last line break was cut off by the death of its process.
                 found += [(line, self.append(line)) for line in file.read().split(b"\n")[:-1] if line]
                 path.unlink()

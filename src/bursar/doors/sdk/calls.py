@@ -44,6 +44,8 @@ CALL_HEADER: Final = "x-bursar-call-id"
 """What an answer has that a gateway of ours has charged."""
 _ANSWER_BYTES_MAX: Final = 200_000_000
 _DEFERRED_BYTES_MAX: Final = 65_536
+_AGAIN_S: Final = 120.0
+"""So long after a failure the same request is the same call: SDKs wait for a minute at most before they send it again."""
 _NOT_PRICED: Final = Charge(None, "not priced yet", None)
 _RETRY_HEADER: Final = "x-stainless-retry-count"
 _IDEMPOTENCY_HEADER: Final = "idempotency-key"
@@ -58,6 +60,9 @@ class _Failed(NamedTuple):
     number: int
     path: str
     body_hash: int
+    session: Session
+    task: str
+    at_s: float
 
 
 _UNDER_WAY: Final[ContextVar[bool]] = ContextVar("bursar_under_way", default=False)
@@ -125,7 +130,9 @@ class Outgoing:
     def may_come_again(self, *, left: bool = True) -> None:
         """It failed (rule 5). What never left is no attempt: views count a call by its first, which must have a row."""
         opening, (path, body) = self.ask.opening, self._asked
-        _FAILED.set(_Failed(opening.call_id, opening.number if left else opening.number - 1, path, hash(body)))
+        number = opening.number if left else opening.number - 1
+        now_s = time.monotonic()
+        _FAILED.set(_Failed(opening.call_id, number, path, hash(body), self.session, opening.scope.task, now_s))
 
     def failed(self, error: str) -> None:
         """It may have been sent, and no answer came: charged by estimate."""
@@ -395,7 +402,7 @@ def outgoing(
         facts = replace(facts, terms=tuple(sorted({**dict(facts.terms), **dict(rule.terms)}.items())))
     signed = headers.get("authorization", "").startswith(_SIGNED)
     frame = current_frame()
-    opening = _opening(session, rule, facts, headers, frame, _failed_before(path, body))
+    opening = _opening(session, rule, facts, headers, frame, _failed_before(session, frame, path, body))
     ask = Ask(
         opening,
         facts,
@@ -408,7 +415,7 @@ def outgoing(
     return Outgoing(session, ask, dialect, facts, path, body, signed=signed)
 
 
-def _failed_before(path: str, body: bytes) -> _Failed | None:
+def _failed_before(session: Session, frame: Frame | None, path: str, body: bytes) -> _Failed | None:
     """The attempt that a request repeats (rule 5)."""
     before = _FAILED.get()
     if before is None:
@@ -416,7 +423,9 @@ def _failed_before(path: str, body: bytes) -> _Failed | None:
     _FAILED.set(None)
     if not body:  # it is sent piece by piece: nobody knows whether it is the same
         return None
-    return before if (before.path, before.body_hash) == (path, hash(body)) else None
+    task = frame.scope.task if frame is not None else before.task
+    same = (before.path, before.body_hash, before.session, before.task) == (path, hash(body), session, task)
+    return before if same and time.monotonic() - before.at_s < _AGAIN_S else None
 
 
 def _opening(
