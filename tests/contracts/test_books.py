@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -489,3 +490,12 @@ def test_many_may_open_new_books_in_one_moment(tmp_path: Path) -> None:
         with ThreadPoolExecutor(6) as pool:
             for done in [pool.submit(open_and_close) for _ in range(6)]:
                 done.result()
+
+
+def test_what_is_kept_at_a_sweep_of_everything_does_not_hold_it_up(tmp_path: Path) -> None:
+    """A server that starts ends what it left; calls of other processes, however many, live on."""
+    with closing(BooksFile(tmp_path / "books.sqlite3", clock_us=lambda: 1, hold_ttl_us=1)) as books:
+        books.apply([NeedsHold(an_opening(f"sdk-{number}")) for number in range(7)])
+        books.apply([NeedsHold(an_opening(f"gone-{number}")) for number in range(3)])
+        assert books.expire(before_us=None, keep=lambda attempt_id: attempt_id.startswith("sdk-"), batch=2) == 3
+        assert books.open_holds() == 7

@@ -9,7 +9,6 @@ Rule 5: a hold is entered in every account of its call, or refused (``books_admi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,11 +26,9 @@ from bursar.core.admission import (
     Claim,
     Crowded,
     Denied,
-    checks_of,
     more,
-    posted,
 )
-from bursar.core.budgets import TaskLimit, Totals
+from bursar.core.budgets import Totals
 from bursar.core.call import Held, NeedsHold, NeedsMore, NeedsSettlement, NotHeld
 from bursar.core.errors import BooksFailedError
 from bursar.core.ledger import Attempt, Opening, accounts
@@ -46,18 +43,16 @@ from .books_batch import (
     EntryRow,
     NotFreshError,
     OpenHold,
-    answered,
     ended,
     enter_all,
     hold_all,
-    imported,
     release_all,
-    select_in,
 )
 from .books_errors import books_error
-from .rows import decode_opening, decode_row, encode_attempt, encode_opening, encode_retraction
+from .books_seen import Seen, names_text, response_key
+from .rows import decode_opening, encode_attempt, encode_opening
 
-__all__ = ["Balance", "BooksFile", "Operation", "Outcome", "name_digest", "statements", "use_wal"]
+__all__ = ["Balance", "BooksFile", "Operation", "Outcome", "statements", "use_wal"]
 
 Operation: TypeAlias = NeedsHold | NeedsMore | NeedsSettlement
 Outcome: TypeAlias = Held | NotHeld | Crowded | None
@@ -68,8 +63,6 @@ _LOG_PAGES_MAX: Final = 4_096
 _BUSY_WAIT_MS: Final = 5_000
 _RESTART_WAIT_MS: Final = 50
 _SWITCH_WAIT_MS: Final = 5
-_RESPONSE_KEY_LENGTH_MAX: Final = 256
-_RETRACTABLE: Final = frozenset({"otlp", "import"})
 _HOLD, _ENDING, _CORRECTION, _ROLLUP, _EXTENSION = range(5)
 
 T = TypeVar("T")
@@ -138,6 +131,7 @@ class BooksFile:
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
             self._create(path)
             self.admissions = Admissions(self._db, self._pending, clock_us)
+            self._seen = Seen(self._db, self.admissions, clock_us, self._ending_row, self._post)
         except (sqlite3.Error, OSError) as error:
             raise BooksFailedError(
                 f"{path} cannot be opened as the books: {error}. Make it readable, put back a copy of it, or choose "
@@ -220,35 +214,14 @@ class BooksFile:
         """
 
         def work() -> int:
-            back = self._retract(retracted)
-            self._observe_new(attempts, budgets)
+            back = self._seen.retract(retracted)
+            self._seen.enter(attempts, budgets)
             return back
 
         return self._transaction(work)
 
-    def _retract(self, attempt_ids: Sequence[str]) -> int:
-        """Take back everything that the endings of observed attempts changed. What was taken back, or summed up, stays so."""
-        rows = select_in(
-            self._db,
-            "SELECT sequence, attempt_id, spent_nanousd, unpriced, spent_tokens, spent_calls, assumed_nanousd, accounts, payload"
-            " FROM entry e WHERE stage = 1 AND NOT EXISTS (SELECT 1 FROM entry r WHERE r.attempt_id = e.attempt_id"
-            " AND r.stage = 2) AND attempt_id IN",
-            list(dict.fromkeys(attempt_ids)),
-        )
-        now = self._clock_us()
-        for sequence, attempt_id, spent, unpriced, tokens, calls, assumed, names, payload in rows:
-            if decode_row(payload).door not in _RETRACTABLE:
-                raise ValueError(f"attempt {attempt_id} was not observed from afar: it cannot be taken back")
-            self._enter(
-                EntryRow(
-                    attempt_id, _CORRECTION, "retract", now, 0, -spent, -unpriced, 0, -tokens, 0, -calls, -assumed, names,
-                    encode_retraction(payload, sequence), None,
-                )
-            )  # fmt: skip
-        return len(rows)
-
     def _observe_batch(self, attempts: Sequence[Attempt], budgets: Callable[[Attempt], Claim | None]) -> int:
-        return self._transaction(lambda: self._observe_new(attempts, budgets))
+        return self._transaction(lambda: self._seen.enter(attempts, budgets))
 
     def _transaction(self, work: Callable[[], T]) -> T:
         try:
@@ -368,7 +341,7 @@ class BooksFile:
     def _hold_row(self, need: NeedsHold, held: Held, now_us: int) -> EntryRow:
         opening = held.opening or need.opening
         tokens = held.admitted.tokens if held.admitted else _tokens(opening.estimate, 0)
-        text = _names_text(held.accounts)
+        text = names_text(held.accounts)
         amount = held.amount or 0
         payload = encode_opening(opening)
         return EntryRow(
@@ -412,62 +385,10 @@ class BooksFile:
             self._enter(self._ending_row(opening, attempt, kind, held, held.accounts))
         elif attempt is not None:
             # Held in memory while the books could not be written: it is entered where it would have been held.
-            text = _names_text((ending.held.accounts if ending.held else ()) or accounts(opening.scope))
+            text = names_text((ending.held.accounts if ending.held else ()) or accounts(opening.scope))
             assumed = (ending.held.amount or 0) if ending.held else 0
             if not self._enter(self._ending_row(opening, attempt, "settle", None, text, assumed=assumed)):
                 self._correct(attempt)
-
-    def _observe_new(self, attempts: Sequence[Attempt], budgets: Callable[[Attempt], Claim | None]) -> int:
-        """Enter the attempts that neither their id nor their provider's response id shows to be known. What a live door saw
-        itself is known by its id alone: it was there."""
-        ids = {attempt.opening.attempt_id for attempt in attempts}
-        keys = {key for attempt in attempts if (key := _response_key(attempt))}
-        rolled_up = self._rolled_up(ids | keys)
-        known_ids = ended(self._db, list(ids)) | (ids & rolled_up)
-        known_keys = answered(self._db, list(keys)) | (keys & rolled_up)
-        self.admissions.load(attempt.opening.scope.task for attempt in attempts)
-        rows: list[EntryRow] = []
-        for attempt in attempts:
-            attempt_id, key = attempt.opening.attempt_id, _response_key(attempt)
-            second_hand = attempt.opening.door in ("import", "otlp")
-            if attempt_id in known_ids or (second_hand and key in known_keys):
-                continue
-            known_ids.add(attempt_id)
-            if key:
-                known_keys.add(key)
-            claim = budgets(attempt)
-            text = _names_text(self._observed_accounts(attempt, claim))
-            assumed = max((budget.assume for budget in claim.budgets), default=0) if claim else 0
-            row = self._ending_row(attempt.opening, attempt, "settle", None, text, assumed=assumed)
-            self._post(row)
-            rows.append(row)
-        enter_all(self._db, rows)
-        return len(rows)
-
-    def _rolled_up(self, names: set[str]) -> set[str]:
-        """Which of these are ids and response keys of imports whose entries have been rolled up."""
-        if self._db.execute("SELECT 1 FROM imported LIMIT 1").fetchone() is None:
-            return set()
-        digests = {name: name_digest(name) for name in names}
-        found = imported(self._db, list(digests.values()))
-        return {name for name in names if digests[name] in found}
-
-    def _observed_accounts(self, attempt: Attempt, claim: Claim | None) -> tuple[str, ...]:
-        """Where what already happened is entered: the accounts of its own time, but not those of windows that are over."""
-        scope = attempt.opening.scope
-        if scope.parent_task and scope.task:
-            chain = self.admissions.place(TaskLimit(scope.task, scope.parent_task))
-        else:
-            chain = self.admissions.chain(scope.task) if scope.task and claim is not None else ()
-        if claim is None:
-            return tuple(dict.fromkeys((*accounts(scope), *(f"task:{task.task}" for task in chain))))
-        now = self._clock_us()
-        checks = [
-            c
-            for c in checks_of(claim, chain, claim.at_us)
-            if c.span.end_us is None or c.span.end_us + c.window.length_us > now
-        ]
-        return posted(claim, chain, checks)
 
     def _ending_row(
         self,
@@ -486,7 +407,7 @@ class BooksFile:
         tokens = _tokens(attempt.charge, held.tokens if held else 0) if attempt else 0
         calls = 1 if attempt else 0
         payload = encode_attempt(attempt) if attempt else None
-        key = _response_key(attempt) if attempt else None
+        key = response_key(attempt) if attempt else None
         back = (-held.amount, -held.tokens, -1) if held else (0, 0, 0)
         return EntryRow(
             opening.attempt_id, _ENDING, kind, self._clock_us(), back[0], spent, unpriced, back[1], tokens, back[2], calls,
@@ -573,19 +494,22 @@ class BooksFile:
 
         ``keep`` names attempts that are alive; their time is extended instead. Returns how many were expired.
         """
-        ended = 0
+        ended, last = 0, ""
         while True:
             limit_us = (1 << 62) if before_us is None else before_us
             try:
+                # In the order of their ids: those that are kept stay where they are, and must not be met again.
                 rows: list[tuple[str, int, str, bytes]] = self._db.execute(
                     "SELECT h.attempt_id, h.amount_nanousd, h.accounts, e.payload FROM open_hold h"
-                    " JOIN entry e ON e.attempt_id = h.attempt_id AND e.stage = 0 WHERE h.expires_us <= ? LIMIT ?",
-                    (limit_us, batch),
+                    " JOIN entry e ON e.attempt_id = h.attempt_id AND e.stage = 0"
+                    " WHERE h.expires_us <= ? AND h.attempt_id > ? ORDER BY h.attempt_id LIMIT ?",
+                    (limit_us, last, batch),
                 ).fetchall()
             except sqlite3.Error as error:
                 raise books_error(error) from error
             if not rows:
                 return ended
+            last = rows[-1][0]
             ended += self._transaction(partial(self._expire_all, rows, keep))
             if len(rows) < batch:
                 return ended
@@ -606,7 +530,7 @@ class BooksFile:
         except MsgspecError:
             opening = _unread_opening(attempt_id, held, names, self._clock_us())
         charge = replace(opening.estimate, estimated=True, notes=("never settled: the estimate is charged",))
-        attempt = Attempt(opening, "expired", charge, error="the gateway stopped before the attempt ended")
+        attempt = Attempt(opening, "expired", charge, error="its process stopped before the attempt ended")
         return int(self._enter(self._ending_row(opening, attempt, "expire", released, released.accounts)))
 
     # --- the outbox -------------------------------------------------------------------------------------------
@@ -674,21 +598,5 @@ def _unread_opening(attempt_id: str, held: int, names: str, at_us: int) -> Openi
 
 
 @lru_cache(maxsize=4096)
-def _names_text(names: tuple[str, ...]) -> str:
-    return json.dumps(names)
-
-
-@lru_cache(maxsize=4096)
 def _names(text: str) -> tuple[str, ...]:
     return tuple(json.loads(text))
-
-
-def name_digest(name: str) -> bytes:
-    """What stays of an imported attempt's id, and of a response's key, when the entries are rolled up."""
-    return hashlib.blake2b(name.encode(), digest_size=16).digest()
-
-
-def _response_key(attempt: Attempt) -> str | None:
-    if not attempt.response_id:
-        return None
-    return f"{attempt.opening.provider}:{attempt.response_id}"[:_RESPONSE_KEY_LENGTH_MAX]

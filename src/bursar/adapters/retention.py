@@ -17,7 +17,8 @@ from typing import Final
 
 from bursar.core.budgets import Totals
 
-from .books_file import BooksFile, name_digest
+from .books_file import BooksFile
+from .books_seen import name_digest
 from .ledger_duckdb import DuckLedger
 
 __all__ = ["Compaction", "compact_books", "compact_ledger"]
