@@ -50,6 +50,7 @@ __all__ = [
     "open_traces_file",
     "open_treasury",
     "settings_of",
+    "stamp",
     "tool_prices",
     "watched_budgets",
 ]
@@ -317,10 +318,10 @@ class _WatchedRulebook:
         from bursar.adapters.prices_file import PRICES_FILE
 
         config = find_config(self._data, self._config)
-        return config, _changed(config), _changed(self._data.path / PRICES_FILE)
+        return config, stamp(config), stamp(self._data.path / PRICES_FILE)
 
 
-def _changed(path: Path | None) -> tuple[int, int] | None:
+def stamp(path: Path | None) -> tuple[int, int] | None:
     """What changes when a file does."""
     try:
         about = path.stat() if path is not None else None

@@ -43,6 +43,7 @@ from bursar.compose import (
     now_us,
     open_books_file,
     open_traces_file,
+    stamp,
     watched_budgets,
 )
 from bursar.config import Retention, Settings, load_settings
@@ -347,7 +348,7 @@ class _Server:
             _log.warning("%d holds outlived their time: their estimates are charged", expired)
 
     def _seen(self, config: Path | None) -> tuple[object, ...]:
-        return config, _stamp(config), _stamp(self._data.path / PRICES_FILE)
+        return config, stamp(config), stamp(self._data.path / PRICES_FILE)
 
     async def _reload(self) -> None:
         self._reload_budgets()
@@ -420,14 +421,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _stamp(path: Path | None) -> tuple[int, int] | None:
-    """What changes when a file does."""
-    if path is None:
-        return None
-    try:
-        about = path.stat()
-    except OSError:
-        return None
-    return about.st_mtime_ns, about.st_size

@@ -140,6 +140,14 @@ def test_a_price_that_cannot_be_is_said_where_it_is_written(price: Any) -> None:
 # --- what is kept -----------------------------------------------------------------------------------------------
 
 
+def test_counts_that_cannot_be_hold_nothing(room: Room) -> None:
+    """They are refused before anything is entered, also for a tool without a price."""
+    for units in (-1, float("nan")):
+        with pytest.raises(ValueError, match="units"):
+            bursar.charge("unpriced", units)  # type: ignore[arg-type]  # the wrong type is what is tried
+    assert room.rows() == []
+
+
 def test_arguments_are_a_digest_and_results_a_size(room: Room) -> None:
     """Equal arguments have equal digests, in any order of keywords; what cannot be compared has none; no content is kept."""
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -25,6 +27,7 @@ __all__ = [
     "current_frame",
     "environment",
     "from_environment",
+    "inside",
     "leave_frame",
     "new_trace",
     "otel_baggage",
@@ -127,6 +130,16 @@ def leave_frame(frame: Frame, before: Frame | None) -> None:
     now = _CURRENT.get()
     if now is not None and now.is_below(frame):
         _CURRENT.set(before)
+
+
+@contextmanager
+def inside(frame: Frame) -> Generator[None]:
+    """While code runs in a frame that is the current one only now and then."""
+    before = set_frame(frame)
+    try:
+        yield
+    finally:
+        leave_frame(frame, before)
 
 
 def new_trace(parent: Frame | None) -> Trace:

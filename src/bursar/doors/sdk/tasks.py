@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 
 from bursar.core.budgets import TaskLimit
@@ -27,7 +27,7 @@ from bursar.engine.claims import KIND_LABEL
 
 from .amounts import Money, money
 from .calls import scope_of
-from .frames import Frame, current_frame, leave_frame, new_trace, otel_trace, set_frame
+from .frames import Frame, current_frame, inside, leave_frame, new_trace, otel_trace, set_frame
 from .generators import Inside, resumed, resumed_async
 from .refusal import BudgetExceeded
 from .session import active, required
@@ -336,15 +336,7 @@ class _Resumed:
     def __enter__(self) -> Inside:
         self._frame = _frame(self._options)
         self._started_us = time.time_ns() // 1_000
-        return self._inside
-
-    @contextmanager
-    def _inside(self) -> Generator[None]:
-        before = set_frame(self._frame)
-        try:
-            yield
-        finally:
-            leave_frame(self._frame, before)
+        return partial(inside, self._frame)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         note_span(self._frame, self._started_us, error)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial, wraps
@@ -34,7 +34,7 @@ from bursar.wire.context import put_label
 
 from .amounts import Money, money, stated_money
 from .calls import scope_of
-from .frames import Frame, current_frame, leave_frame, new_trace, otel_trace, set_frame
+from .frames import Frame, current_frame, inside, leave_frame, new_trace, otel_trace, set_frame
 from .generators import Inside, resumed, resumed_async
 from .session import Session, active, required
 from .tasks import note_span
@@ -320,7 +320,7 @@ class _Resumed:
         if call is None:
             return nullcontext
         self._started_us = call.session.now_us()
-        return partial(_inside, call.frame)
+        return partial(inside, call.frame)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         call = self._call
@@ -333,15 +333,6 @@ class _Resumed:
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.__exit__(kind, error, traceback)
-
-
-@contextmanager
-def _inside(frame: Frame) -> Generator[None]:
-    before = set_frame(frame)
-    try:
-        yield
-    finally:
-        leave_frame(frame, before)
 
 
 def _looked_at(result: Any) -> tuple[int | None, Any]:
@@ -396,9 +387,9 @@ def charge(
     counts: dict[str, Any] = {"units": units, "size_bytes": size_bytes}
     if rule is not None and rule.per_unit is None and isinstance(units, int):
         counts["calls"] = units  # a price per call: so many of them
-    fee = None
-    if rule is not None:
-        fee = tool_charge(tool, rule, **{"calls": 1, **counts}, duration_ms=None, stated=None, answer=None).amount
+    # Counts that cannot be are found before anything is held for them.
+    worst = tool_charge(tool, rule, **{"calls": 1, **counts}, duration_ms=None, stated=None, answer=None).amount
+    fee = None if rule is None else worst
     call = ToolCall(session, tool, rule=rule, fee=fee)
     call.begin()
     done = call.end(None, status="error" if error else "ok", error=error, **counts)
