@@ -19,9 +19,10 @@ PARTS = {
     "otlp": "spans/s of telemetry, from the request to the ledger, and what happens beyond",
     "ledger": "group-by over ten million rows (not in --quick)",
     "peers": "other gateways beside us (only with --peers; installs them under .peers/)",
+    "outage": "an outage of the first provider of two (only with --peers or --only outage; with --peers beside LiteLLM)",
     "sdk": "the SDK beside other tools' (only with --peers; installs them under .venv-bench/)",
 }
-_INSTALLING = ("peers", "sdk")
+_ONLY_ASKED = ("peers", "outage", "sdk")
 
 
 def main() -> int:
@@ -36,18 +37,18 @@ def main() -> int:
         for name, about in PARTS.items():
             print(f"{name:10} {about}")
         return 0
-    wanted = options.only.split(",") if options.only else [n for n in PARTS if n not in _INSTALLING]
+    wanted = options.only.split(",") if options.only else [n for n in PARTS if n not in _ONLY_ASKED]
     unknown = [name for name in wanted if name not in PARTS]
     if unknown:
         parser.error(f"--only {','.join(unknown)}: the parts are {', '.join(PARTS)}")
-    if options.peers:
-        wanted += [name for name in _INSTALLING if name not in wanted]
+    if options.peers and not options.only:
+        wanted += _ONLY_ASKED
     if options.quick and not options.only:
         wanted = [name for name in wanted if name != "ledger"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     about = machine()
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
-    reports, failed = _run(wanted, quick=options.quick)
+    reports, failed = _run(wanted, quick=options.quick, peers=options.peers)
     file = options.json or ROOT / "bench" / "out" / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     write_json(file, about, reports)
     missed = [figure.name for report in reports for figure in report.figures if figure.goal_met is False]
@@ -57,13 +58,14 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _run(wanted: list[str], *, quick: bool) -> tuple[list[Report], bool]:
+def _run(wanted: list[str], *, quick: bool, peers: bool) -> tuple[list[Report], bool]:
     reports: list[Report] = []
     failed = False
     for name in wanted:
         begin = time.monotonic()
         try:
-            report = import_module(f"bench.{name}").measure(quick=quick)
+            more = {"peers": peers} if name == "outage" else {}
+            report = import_module(f"bench.{name}").measure(quick=quick, **more)
         except (BenchError, OSError) as error:
             print(f"\n== {name} ==\n  FAILED: {error}", flush=True)
             failed = True

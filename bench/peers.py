@@ -7,6 +7,7 @@ Rule 2: a peer runs as its documentation says for production, without a database
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -29,16 +30,16 @@ from bench.report import Figure, Report, not_measured
 from bench.samples import MODEL
 from bench.upstream import Upstream, start_upstream
 
-__all__ = ["measure"]
+__all__ = ["LITELLM_START_S_MAX", "install", "measure", "start_litellm"]
 
 _PEERS = ROOT / ".peers"
 _LITELLM = "LiteLLM proxy, no database"
 _INSTALL_S_MAX = 900
-_START_S_MAX = 120
+LITELLM_START_S_MAX = 120
 
 
 def measure(*, quick: bool) -> Report:
-    version, why = _install("litellm", "litellm[proxy]")
+    version, why = install("litellm", "litellm[proxy]")
     name = f"{_LITELLM} {version}".strip()
     mine, others = cores() or (None, None)
     pin(others)
@@ -52,7 +53,7 @@ def measure(*, quick: bool) -> Report:
             try:
                 if not why:
                     peer = _start_litellm(processes, name, directory, upstream, mine)
-                    wait_for_answer(peer.port, chat_request(peer.key), peer.process, within_s=_START_S_MAX)
+                    wait_for_answer(peer.port, chat_request(peer.key), peer.process, within_s=LITELLM_START_S_MAX)
                     sides.append(peer)
             except BenchError as error:
                 why = str(error)
@@ -87,7 +88,7 @@ def _figures(us: Side, peer: Side) -> list[Figure]:
     return figures
 
 
-def _install(name: str, requirement: str) -> tuple[str, str]:
+def install(name: str, requirement: str) -> tuple[str, str]:
     """The version that is installed, or why none is."""
     home = _PEERS / name
     python = home / "bin" / "python"
@@ -130,11 +131,15 @@ litellm_settings:
         encoding="utf-8",
     )
     port = free_port()
-    process = processes.start(
+    return Side(name, port, key, start_litellm(processes, config, port, mine))
+
+
+def start_litellm(processes: Processes, config: Path, port: int, on: set[int] | None) -> subprocess.Popen[bytes]:
+    """Its proxy with this configuration, one worker. What it says goes to a file beside the configuration."""
+    return processes.start(
         [_PEERS / "litellm" / "bin" / "litellm", "--config", config, "--host", "127.0.0.1", "--port", port, "--num_workers", 1],
-        log=directory / "litellm.log",
-        on=mine,
+        log=config.with_suffix(".log"),
+        on=on,
         env={"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True",
              "LITELLM_TELEMETRY": "False", "PATH": f"{_PEERS / 'litellm' / 'bin'}{os.pathsep}{os.environ['PATH']}"},
     )  # fmt: skip
-    return Side(name, port, key, process)

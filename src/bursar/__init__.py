@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bursar.doors.sdk.refusal import BudgetExceeded
     from bursar.doors.sdk.session import NotInitialized
     from bursar.doors.sdk.tasks import Task, agent, current, outcome, task
+    from bursar.doors.sdk.tool_cache import forget
     from bursar.doors.sdk.tools import charge, tool
     from bursar.sdk import async_http_client, flush, http_client, init, shutdown
 
@@ -35,6 +36,7 @@ __all__ = [
     "current",
     "environ",
     "flush",
+    "forget",
     "http_client",
     "init",
     "outcome",
@@ -60,6 +62,7 @@ _HOMES = {
     "current": "bursar.doors.sdk.tasks",
     "environ": "bursar.doors.sdk.carry",
     "flush": "bursar.sdk",
+    "forget": "bursar.doors.sdk.tool_cache",
     "http_client": "bursar.sdk",
     "init": "bursar.sdk",
     "outcome": "bursar.doors.sdk.tasks",

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
 
 from bursar.adapters.books_file import BooksFile
 from bursar.adapters.data_dir import DataDir, default_data_dir
@@ -23,14 +26,18 @@ from bursar.core.budgets import Budget
 from bursar.core.errors import BursarError, ConfigError, LedgerError
 from bursar.core.ledger import Attempt
 from bursar.core.prices import PriceBook
-from bursar.engine.ports import Queries, SyncBooks, Treasury
+from bursar.engine.ports import CacheStore, HttpClient, Queries, SyncBooks, Treasury
 
 if TYPE_CHECKING:  # a command that only asks the ledger does not need to know the providers
     from bursar.adapters.books_local import LocalBooks
     from bursar.adapters.trace_store import TraceStore
     from bursar.core.alert_fields import AlertSettings
+    from bursar.core.routes import Routes
     from bursar.core.tool_prices import ToolPrices
+    from bursar.doors.gateway.destinations import Destination
+    from bursar.doors.gateway.side_calls import EmbedderOf
     from bursar.engine.rulebook import ProviderRule, Rulebook
+    from bursar.engine.similar import Similar
     from bursar.wire.providers import Provider
 
 __all__ = [
@@ -38,17 +45,22 @@ __all__ = [
     "alert_settings_of",
     "budgets_in_force",
     "configured_budgets",
+    "embedder_of",
     "find_config",
+    "keep_evidence",
     "make_rulebook",
     "now_us",
     "open_books",
     "open_books_file",
+    "open_cache",
     "open_data",
     "open_ledger",
     "open_prices",
     "open_queries",
+    "open_similar",
     "open_traces_file",
     "open_treasury",
+    "routes_of",
     "settings_of",
     "stamp",
     "tool_prices",
@@ -171,6 +183,66 @@ def open_traces_file(data: DataDir, settings: Settings | None = None, *, any_thr
     return TraceStore(data.traces, clock_us=now_us, durability=durability, any_thread=any_thread)
 
 
+def open_cache(data: DataDir, settings: Settings) -> CacheStore:
+    """The store of the response cache. Raises ConfigError."""
+    from bursar.adapters.cache_open import open_cache_store
+
+    cache = settings.cache
+    return open_cache_store(
+        data.cache,
+        store=cache.store,
+        size_mb=cache.size_mb,
+        memory_mb=cache.memory_mb,
+        url_env=cache.url_env,
+        encryption_env=cache.encryption_env,
+        environment=os.environ,
+        clock_us=now_us,
+    )
+
+
+def open_similar(data: DataDir) -> Similar:
+    """What is known of similar questions, with the evidence of earlier runs. Raises ConfigError without numpy."""
+    try:
+        from bursar.engine.similar import Similar
+    except ImportError:
+        raise ConfigError(
+            "similar questions (cache: semantic) need numpy: pip install 'bursar[server,semantic]'"
+        ) from None
+    similar = Similar(random.random)
+    try:
+        similar.answers.restore(msgspec.json.decode(data.evidence.read_bytes()))
+    except FileNotFoundError:
+        pass
+    except (OSError, msgspec.DecodeError) as error:
+        _log.error("%s cannot be read, the evidence for similar answers is collected anew: %s", data.evidence, error)
+    return similar
+
+
+def keep_evidence(data: DataDir, similar: Similar) -> None:
+    """Write down what has changed. Raises OSError."""
+    if not similar.changed:
+        return
+    made = data.evidence.with_suffix(".new")
+    made.write_bytes(msgspec.json.encode(similar.answers.state()))
+    made.replace(data.evidence)
+    similar.changed = False
+
+
+def embedder_of(client: HttpClient) -> EmbedderOf:
+    """Makes embedders, each once: a local model takes a while to load."""
+
+    @lru_cache(maxsize=64)
+    def make(name: str, to: Destination | None, headers: tuple[tuple[str, str], ...]) -> Any:
+        from bursar.adapters.embedders import EndpointEmbedder, LocalEmbedder, NgramEmbedder
+
+        if to is not None:
+            provider = to.rule.provider.id
+            return EndpointEmbedder(client, to.dialect, url=to.url, headers=headers, model=name, provider=provider)
+        return LocalEmbedder() if name == "local" else NgramEmbedder()
+
+    return make
+
+
 def configured_budgets(settings: Settings) -> tuple[Budget, ...]:
     """The budgets of bursar.yaml."""
     if not settings.budgets:
@@ -229,7 +301,29 @@ def make_rulebook(data: DataDir, settings: Settings, budgets: tuple[Budget, ...]
         budgets=budgets,
         call_timeout_s=settings.server.call_timeout_s,
         tools=tool_prices(settings),
+        routes=routes_of(settings, rules),
     )
+
+
+def routes_of(settings: Settings, providers: Mapping[str, ProviderRule]) -> Routes:
+    """The routes of bursar.yaml. Raises ConfigError, also for a rung at a provider that is not known."""
+    from bursar.core.route_fields import parse_routes
+    from bursar.core.routes import Routes
+
+    if not settings.routes:
+        return Routes()
+    try:
+        routes = parse_routes(settings.routes)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for route in routes.all:
+        for index, rung in enumerate(route.rungs):
+            if rung.provider and rung.provider not in providers:
+                known = ", ".join(sorted(providers))
+                raise ConfigError(
+                    f"routes.{route.name}.rungs[{index}]: provider {rung.provider!r} is not known; known are {known}"
+                )
+    return routes
 
 
 def tool_prices(settings: Settings) -> ToolPrices:

@@ -18,7 +18,16 @@ import msgspec
 
 from bursar.core.errors import ConfigError
 
-__all__ = ["CONFIG_NAME", "ProviderSettings", "Retention", "Server", "Settings", "load_settings", "parse_settings"]
+__all__ = [
+    "CONFIG_NAME",
+    "Cache",
+    "ProviderSettings",
+    "Retention",
+    "Server",
+    "Settings",
+    "load_settings",
+    "parse_settings",
+]
 
 CONFIG_NAME: Final = "bursar.yaml"
 
@@ -49,6 +58,16 @@ class ProviderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     like: str | None = None
 
 
+class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where answers are kept that routes keep. ``url_env`` and ``encryption_env`` are names of environment variables."""
+
+    store: Literal["sqlite", "memory", "redis"] = "sqlite"
+    size_mb: int = 500
+    memory_mb: int = 64
+    url_env: str = "BURSAR_CACHE_URL"
+    encryption_env: str | None = None
+
+
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Days that single rows are kept; older ones are summed per day and scope."""
 
@@ -69,6 +88,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prices: dict[str, Any] = {}
     tools: dict[str, Any] = {}
     alerts: dict[str, Any] = {}
+    routes: dict[str, Any] = {}
+    cache: Cache = Cache()
 
 
 _LIMITS: Final[tuple[tuple[str, int, int], ...]] = (
@@ -84,6 +105,8 @@ _LIMITS: Final[tuple[tuple[str, int, int], ...]] = (
     ("server.drain_s", 0, 3_600),
     ("hold_ttl_s", 10, 7 * 86_400),
     ("budget_wait_s", 0, 3_600),
+    ("cache.size_mb", 1, 1_000_000),
+    ("cache.memory_mb", 0, 1_000_000),
     ("retention.ledger_days", 1, 36_500),
     ("retention.books_days", 1, 36_500),
 )
@@ -140,11 +163,18 @@ def _check_alerts(raw: Mapping[str, Any]) -> None:
     alert_settings(raw, zone_of)
 
 
+def _check_routes(raw: Mapping[str, Any]) -> None:
+    from bursar.core.route_fields import parse_routes
+
+    parse_routes(raw)
+
+
 _SECTIONS: Final[Mapping[str, Callable[[Mapping[str, Any]], None]]] = {
     "prices": _check_prices,
     "tools": _check_tools,
     "budgets": _check_budgets,
     "alerts": _check_alerts,
+    "routes": _check_routes,
 }
 """Sections with a grammar of their own, and what raises ValueError, beginning with the path, when they do not follow it."""
 
@@ -183,6 +213,12 @@ def _check(settings: Settings, lines: Mapping[str, int], name: str) -> None:
             where = _at(name, lines, path + ".key_env")
             raise ConfigError(f"{where}: key_env is the name of an environment variable, never the key itself")
 
+    for field in ("url_env", "encryption_env"):
+        value = getattr(settings.cache, field)
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            where = _at(name, lines, f"cache.{field}")
+            raise ConfigError(f"{where}: {field} is the name of an environment variable, never what is in it")
+
 
 def _at(name: str, lines: Mapping[str, int], path: str) -> str:
     line = lines.get(path)
@@ -200,7 +236,7 @@ _KIND_WORDS: Final = {
     "object": "keys with values",
     "str": "text",
 }
-_CHOICES: Final = {"durability": ("process", "power")}
+_CHOICES: Final = {"durability": ("process", "power"), "cache.store": ("sqlite", "memory", "redis")}
 _OTHER: Final = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$")
 
 
@@ -237,7 +273,7 @@ def _fields_of(path: str) -> list[str]:
     for part in filter(None, path.split(".")):
         if kind is Settings and part == "providers":
             return list(ProviderSettings.__struct_fields__)
-        kind = {"server": Server, "retention": Retention}.get(part, kind)
+        kind = {"server": Server, "retention": Retention, "cache": Cache}.get(part, kind)
     return list(kind.__struct_fields__)
 
 

@@ -12,10 +12,12 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal
 
+from bursar.adapters.cache_open import open_tool_cache_store
 from bursar.adapters.ids import IdMaker
 from bursar.compose import find_config, now_us, open_data, open_treasury, settings_of
 from bursar.core.errors import ConfigError
@@ -25,11 +27,13 @@ from bursar.doors.sdk.carry import hook_threads, unhook_threads
 from bursar.doors.sdk.hooks import install, remove
 from bursar.doors.sdk.http import LIBRARIES, client_class, hook, unhook
 from bursar.doors.sdk.session import Hosts, Mode, Session, activate, active, required
+from bursar.doors.sdk.tool_cache import ToolCache
 
 __all__ = ["async_http_client", "flush", "http_client", "init", "shutdown"]
 
 _MODES: Final = ("enforce", "observe")
 _EXIT_WAIT_S: Final = 5.0
+_CACHE_MEMORY_MB: Final = 16  # an agent's process is not a server
 _HOOKS: Final = {
     **dict.fromkeys(LIBRARIES, (hook, unhook)),
     aiohttp_client.LIBRARY: (aiohttp_client.hook, aiohttp_client.unhook),
@@ -84,6 +88,15 @@ def init(
     secret = key or os.environ.get("BURSAR_KEY") or ""
     opened = open_treasury(directory, settings, find_config(directory, Path(config) if config else None), url, secret)
     here = directory.server() or {}
+    open_store = partial(
+        open_tool_cache_store,
+        directory.cache,
+        size_mb=settings.cache.size_mb,
+        memory_mb=min(settings.cache.memory_mb, _CACHE_MEMORY_MB),
+        encryption_env=settings.cache.encryption_env,
+        environment=os.environ,
+        clock_us=now_us,
+    )
     gateways = tuple(each for each in (url, here.get("url", "")) if each)
     activate(
         Session(
@@ -96,6 +109,7 @@ def init(
             now_us=now_us,
             new_id=_new_id,
             said=set(),
+            cache=ToolCache(open_store),
         )
     )
     if patch:
@@ -121,7 +135,11 @@ def shutdown(timeout_s: float = _EXIT_WAIT_S) -> bool:
         library = sys.modules.get(name)
         if library is not None:
             take_away(library)
-    return session is None or session.treasury.close(timeout_s)
+    if session is None:
+        return True
+    if session.cache is not None:
+        session.cache.close()
+    return session.treasury.close(timeout_s)
 
 
 def _at_exit() -> None:

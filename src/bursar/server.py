@@ -12,12 +12,13 @@ import gc
 import ipaddress
 import logging
 import os
+import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bursar.adapters.alert_worker import AlertWorker
 from bursar.adapters.books_async import AsyncBooks
@@ -38,10 +39,14 @@ from bursar.adapters.upstream_http import ProviderClient
 from bursar.compose import (
     alert_settings_of,
     budgets_in_force,
+    embedder_of,
     find_config,
+    keep_evidence,
     make_rulebook,
     now_us,
     open_books_file,
+    open_cache,
+    open_similar,
     open_traces_file,
     stamp,
     watched_budgets,
@@ -50,19 +55,28 @@ from bursar.config import Retention, Settings, load_settings
 from bursar.console.site import Site
 from bursar.core.budgets import TASK_RULES, Budget, Standing
 from bursar.core.errors import BooksError, BooksFailedError, BursarError, ConfigError
+from bursar.core.failures import Cause
 from bursar.core.ledger import OWN_PROCESS
 from bursar.core.observations import Observation, TaskOutcome
 from bursar.core.tallies import Tallies
-from bursar.doors.gateway.app import Clock, Gateway
+from bursar.doors.gateway.app import Gateway
 from bursar.doors.gateway.metrics import Metrics
+from bursar.doors.gateway.request import Clock
+from bursar.doors.gateway.routed import Routing
 from bursar.doors.otlp.grpc import OtlpGrpc
 from bursar.doors.otlp.http import OtlpHttp
 from bursar.doors.otlp.receiver import Receiver
 from bursar.doors.remote.app import Remote
 from bursar.engine.claims import Claims
+from bursar.engine.climb import RouteStates
+from bursar.engine.health import Health, Target
+from bursar.engine.response_cache import ResponseCache
 from bursar.engine.rsgi import HttpProtocol, HttpScope
 from bursar.engine.rulebook import Rulebook
 from bursar.learn.sizes import Sizes
+
+if TYPE_CHECKING:
+    from bursar.engine.similar import Similar
 
 __all__ = ["Running", "check_address", "serve"]
 
@@ -77,6 +91,7 @@ _RELOAD_EVERY_S: Final = 1.0
 _EVALUATE_EVERY_S: Final = 5.0
 _DELIVER_EVERY_S: Final = 1.0
 _DECIDE_EVERY_S: Final = 0.25
+_MEASURE_EVERY_S: Final = 10.0
 _FAILED_WAIT_S: Final = 5.0
 _LEDGER_WAIT_S: Final = 5.0
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -145,6 +160,11 @@ class _Server:
         self._claims = Claims(Sizes())
         self._tallies = Tallies(now_us())
         self._notes = LocalTraces(lambda: open_traces_file(data, settings, any_thread=True))
+        self._health = Health(random.random, self._breaker_opened)
+        self._cache = ResponseCache(now_us)
+        self._similar: Similar | None = None
+        self._metrics.lookups = self._cache.lookups
+        self._metrics.breakers = self._breakers
         self._lag: int | None = None
         self._shipped_s = 0.0
         self._ledger = LedgerWorker(
@@ -165,6 +185,7 @@ class _Server:
                 "%d attempts were under way when the last server stopped: their estimates are charged", expired
             )
         self._rulebook = make_rulebook(self._data, self._settings, _all_budgets(self._settings, file))
+        self._open_cache()
         self._books = AsyncBooks(file, wait_s=self._settings.budget_wait_s)
         server = self._settings.server
         client = ProviderClient(
@@ -195,6 +216,7 @@ class _Server:
             self._metrics,
             self._claims,
             self._tallies,
+            Routing(self._health, RouteStates(), self._cache, self._similar_answers, embedder_of(client)),
         )
         self._alerts = AlertWorker(
             self._open_books,
@@ -251,6 +273,11 @@ class _Server:
             desk.close()
             self._notes.close()
             await self._alerts.close()
+            if self._similar is not None:
+                with suppress(OSError):
+                    keep_evidence(self._data, self._similar)
+            if self._cache.store is not None:
+                await self._cache.store.close()
             await client.close()
             file.close()
             self._remove_signals()
@@ -259,6 +286,28 @@ class _Server:
                 f"{unsettled} settlements could not be written ({failure}): their holds stand, and the next start charges "
                 "their estimates"
             )
+
+    def _open_cache(self) -> None:
+        """The store of the cache, once there is a route that keeps something. Raises ConfigError."""
+        for route in self._rulebook.routes.all:
+            if route.cache is not None and route.cache.semantic is not None:
+                self._similar_answers()
+        if self._cache.store is None and any(route.cache is not None for route in self._rulebook.routes.all):
+            self._cache.store = open_cache(self._data, self._settings)
+
+    def _similar_answers(self) -> Similar:
+        """What is known of similar questions, made when a route asks for it first. Raises ConfigError."""
+        if self._similar is None:
+            self._similar = open_similar(self._data)
+        return self._similar
+
+    def _breaker_opened(self, target: Target, cause: Cause) -> None:
+        self._metrics.opened(target.provider, target.model, cause)
+        self._tallies.add("opened", target.provider, now_us())
+
+    def _breakers(self) -> list[tuple[str, str, str]]:
+        at_us = now_us()
+        return [(each.target.provider, each.target.model, each.verdict(at_us).state) for each in self._health]
 
     async def _take_notes(self, spans: Sequence[Observation], outcomes: Sequence[TaskOutcome]) -> None:
         await asyncio.to_thread(self._notes.take, spans, outcomes)
@@ -305,6 +354,7 @@ class _Server:
             ("reload", _RELOAD_EVERY_S, self._reload),
             ("alerts", _EVALUATE_EVERY_S, self._evaluate),
             ("notices", _DELIVER_EVERY_S, self._alerts.deliver),
+            ("cache", _MEASURE_EVERY_S, self._measure_cache),
             ("traces", _DECIDE_EVERY_S, self._traces.evaluate),
             (
                 "retention",
@@ -361,6 +411,7 @@ class _Server:
             settings = load_settings(config)
             check_address(settings)
             self._rulebook = make_rulebook(self._data, settings, _all_budgets(settings, self._books.file))
+            self._open_cache()
             self._alerts.use(alert_settings_of(settings))
             self._current = settings
         except ConfigError as error:
@@ -388,6 +439,12 @@ class _Server:
         if self._gateway.draining:
             return "shutting down"
         return None if self._books.failure is None else f"the books cannot be written: {self._books.failure}"
+
+    async def _measure_cache(self) -> None:
+        if self._similar is not None:
+            keep_evidence(self._data, self._similar)
+        if self._cache.store is not None:
+            self._metrics.cache_use = await self._cache.store.use()
 
     def _metrics_text(self) -> bytes:
         self._metrics.running.set(self._gateway.running)

@@ -57,6 +57,8 @@ SECRET = "T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"
         ({"rules": {"r": {"spend": "$5", "per": "day", "match": {"tem": "x"}}}}, "did you mean 'team'?"),
         ({"rules": {"r": {"failure_rate": 20}}}, 'alerts.rules.r.failure_rate: 20; write a share such as "20%"'),
         ({"rules": {"r": {"unpriced": 0}}}, "alerts.rules.r.unpriced: 0 is not a whole number above 0"),
+        ({"rules": {"r": {"breakers": "20%"}}}, "alerts.rules.r.breakers: '20%' is not a whole number above 0"),
+        ({"rules": {"r": {"breakers": 1, "attempts_min": 5}}}, "alerts.rules.r: unknown key 'attempts_min'"),
         ({"rules": {"r": {"denied": 1, "within": "2d"}}}, "alerts.rules.r.within: '2d'; write a span from 1m to 24h"),
         ({"rules": {"r": {"prices": "new"}}}, "alerts.rules.r.prices: 'new'"),
         ({"rules": {"r": {"denied": 1, "channels": ["opps"]}}}, "there is no channel 'opps'; known are none yet"),

@@ -248,16 +248,55 @@ def test_denied_calls_are_counted_over_all_providers() -> None:
 
 
 def test_fallbacks_are_told_as_a_count_or_a_share() -> None:
-    """Both look at the same counter."""
+    """Both look at the same counter; the share is of the calls that were answered, here or elsewhere."""
     rules = (Rule("n", CountRule("fallback", 5, MINUTE_US)), Rule("s", ShareRule("fallback", 100, MINUTE_US, 20)))
     tallies = Tallies(0)
     tallies.add("settled", "openai", NOON_US, 40)
+    tallies.add("failed", "openai", NOON_US, 5)
     tallies.add("fallback", "openai", NOON_US, 5)
     found = evaluate(rules, Facts(**_counts(tallies, NOON_US, *rules)), NOON_US)
     assert [c.annotation("summary") for c in found] == [
         "5 attempts at openai served by a fallback in 1 minute",
         "12.5 % of attempts at openai served by a fallback in 1 minute",
     ]
+
+
+def test_a_provider_that_is_left_alone_has_a_share_of_fallbacks() -> None:
+    """With its breaker open nothing settles there: what went elsewhere is all of its calls, not none."""
+    rule = Rule("s", ShareRule("fallback", 100, 10 * MINUTE_US, 20))
+    house, tallies = House(rule), Tallies(NOON_US - DAY_US)
+    tallies.add("settled", "openai", NOON_US, 2)
+    tallies.add("failed", "openai", NOON_US, 2)
+    tallies.add("fallback", "openai", NOON_US, 19)
+    assert house.look(NOON_US, **_counts(tallies, NOON_US, rule)) == ([], [])  # not enough of them yet
+    tallies.add("fallback", "openai", NOON_US)
+    assert house.look(NOON_US, **_counts(tallies, NOON_US, rule)) == (["Fallbacks"], [])
+    (condition,) = house.firing.values()
+    assert condition.annotation("summary") == "100 % of attempts at openai served by a fallback in 10 minutes"
+    tallies.add("settled", "openai", NOON_US, 400)
+    assert house.look(NOON_US, **_counts(tallies, NOON_US, rule)) == ([], ["Fallbacks"])
+
+
+def test_breakers_that_open_are_told_by_provider() -> None:
+    """Every opening counts, also of one breaker again and again; it is over when the span has passed."""
+    rule = Rule("breakers", CountRule("opened", 2, 10 * MINUTE_US))
+    house, tallies = House(rule), Tallies(NOON_US - DAY_US)
+    tallies.add("opened", "groq", NOON_US)
+    tallies.add("opened", "openai", NOON_US)
+    assert house.look(NOON_US, **_counts(tallies, NOON_US, rule)) == ([], [])
+    tallies.add("opened", "openai", NOON_US)
+    assert house.look(NOON_US, **_counts(tallies, NOON_US, rule)) == (["BreakerOpen"], [])
+    (condition,) = house.firing.values()
+    assert dict(condition.labels) == {
+        "alertname": "BursarBreakerOpen", "rule": "breakers", "provider": "openai", "severity": "warning",
+    }  # fmt: skip
+    assert condition.annotation("summary") == "Breakers at openai opened 2 times in 10 minutes"
+    assert condition.annotation("description") == (
+        "Breakers at openai opened 2 times in the last 10 minutes. The rule breakers tells from 2 on."
+    )
+    assert "bursar routes" in condition.annotation("way_out")
+    later = NOON_US + 10 * MINUTE_US
+    assert house.look(later, **_counts(tallies, later, rule)) == ([], ["BreakerOpen"])
 
 
 def test_prices_lag_and_dead_letters() -> None:

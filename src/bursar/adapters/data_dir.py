@@ -56,6 +56,15 @@ class DataDir:
     def traces(self) -> Path:
         return self.path / "traces.sqlite3"
 
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache.sqlite3"
+
+    @property
+    def evidence(self) -> Path:
+        """What was found of similar answers: figures, no texts."""
+        return self.path / "cache-evidence.json"
+
     def admin_token(self) -> str:
         """The secret that opens the console where it is not on loopback. Made on first use."""
         path = self.path / "admin.token"

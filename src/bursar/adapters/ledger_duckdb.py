@@ -23,7 +23,7 @@ from bursar.engine.ports import Entry, TraceRows
 
 __all__ = ["DuckLedger"]
 
-_SCHEMA_VERSION: Final = 2
+_SCHEMA_VERSION: Final = 3
 _SPOOL: Final = "rows-"
 _SPOOL_S_MAX: Final = 600
 _SPOOL_BUFFER_BYTES: Final = 1 << 20

@@ -86,6 +86,9 @@ class Row(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tru
     trace_id: str = ""
     span_id: str = ""
     decision: str = "{}"
+    rung: str = ""
+    cache: str = ""
+    cause: str = ""
     retracts: str | None = None
     """The attempt whose row this takes away. Where that has been summed up already, the rest of this row evens it out."""
     retracts_sequence: int | None = None
@@ -181,6 +184,9 @@ def row_of(attempt: Attempt) -> Row:
         trace_id=opening.trace_id,
         span_id=opening.span_id,
         decision=opening.decision,
+        rung=opening.rung,
+        cache=opening.cache,
+        cause=opening.cause,
     )
 
 

@@ -203,6 +203,10 @@ class HttpAttempt:
         # Without a finish and without usage the stream ended before its end, whatever the transport says.
         return self._reply(reading, "cut" if reading.estimated and not reading.finish else "ok")
 
+    @property
+    def showing(self) -> bool:
+        return self._meter is not None and self._meter.output_tokens() > 0
+
     def interrupted(self) -> Reply:
         if self._meter is not None:
             return self._reply(self._meter.reading(), "cancelled")

@@ -308,6 +308,7 @@ _RULE_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "denied": ("within",),
     "failure_rate": ("within", "attempts_min"),
     "fallbacks": ("within", "attempts_min"),
+    "breakers": ("within",),
     "prices": (),
     "ledger_lag": (),
     "dead_letters": (),
@@ -342,6 +343,8 @@ def _what(about: str, item: Mapping[str, Any], where: str, zone: tzinfo) -> What
             if isinstance(item[about], str):
                 return ShareRule("fallback", _share(item[about], at), _within(item, where), _attempts_min(item, where))
             return CountRule("fallback", _count(item[about], at), _within(item, where))
+        case "breakers":
+            return CountRule("opened", _count(item[about], at), _within(item, where))
         case "prices":
             if item[about] != "changed":
                 raise ValueError(f"{at}: {_shown(item[about])}; the one thing that can be told of prices is: changed")

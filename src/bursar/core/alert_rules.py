@@ -61,16 +61,18 @@ class SpendRule:
 
 @valueclass
 class CountRule:
-    """At least so many in the last ``within_us``, by provider; denied calls of all providers together."""
+    """At least so many in the last ``within_us``, by provider; denied calls of all providers together. ``opened``: times that a
+    breaker opened."""
 
-    kind: Literal["unpriced", "denied", "fallback"]
+    kind: Literal["unpriced", "denied", "fallback", "opened"]
     at_least: int
     within_us: int
 
 
 @valueclass
 class ShareRule:
-    """At least this share (thousandths) of a provider's attempts, once there are ``attempts_min`` of them."""
+    """At least this share (thousandths) of a provider's attempts, once there are ``attempts_min`` of them. ``fallback``: of the
+    calls that were answered and whose first choice it was."""
 
     kind: Literal["failed", "fallback"]
     share: int

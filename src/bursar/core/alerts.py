@@ -332,7 +332,7 @@ def _of_counts(rule: Rule, what: CountRule | ShareRule, facts: Facts, now_us: in
         providers = {provider for kind, provider in counts if kind in (what.kind, "settled")} | fired
     for provider in sorted(providers):
         count = sum(n for (kind, p), n in counts.items() if kind == what.kind and (p == provider or kind == "denied"))
-        attempts = counts.get(("settled", provider), 0)
+        attempts = _attempts(what, provider, counts)
         if isinstance(what, CountRule):
             value, at, enough = count, what.at_least, True
         else:
@@ -346,23 +346,35 @@ def _of_counts(rule: Rule, what: CountRule | ShareRule, facts: Facts, now_us: in
             yield condition
 
 
+def _attempts(what: CountRule | ShareRule, provider: str, counts: Counts) -> int:
+    """What the count is a share of."""
+    settled = counts.get(("settled", provider), 0)
+    if what.kind != "fallback":
+        return settled
+    # A provider that is left alone settles nothing: the calls that went elsewhere for it belong to the whole, its failures do not.
+    return max(0, settled - counts.get(("failed", provider), 0)) + counts.get(("fallback", provider), 0)
+
+
 _COUNT_NAMES: Final[Mapping[TallyKind, str]] = {
     "unpriced": "BursarUnpriced",
     "denied": "BursarDenied",
     "failed": "BursarFailureRate",
     "fallback": "BursarFallbacks",
+    "opened": "BursarBreakerOpen",
 }
 _COUNT_WORDS: Final[Mapping[TallyKind, str]] = {
     "unpriced": "unpriced",
     "denied": "denied",
     "failed": "failed",
     "fallback": "served by a fallback",
+    "opened": "opened",
 }
 _COUNT_WAYS_OUT: Final[Mapping[TallyKind, str]] = {
     "unpriced": "`bursar spend` says which models lack a price; `bursar prices refresh`, or state one under `prices:`.",
     "denied": "Look which budget said no, and raise it or let it be; clients were told the reason with each denial.",
     "failed": "See the errors in the console and the provider's status page.",
-    "fallback": "See why the first choice does not answer; fallbacks cost what they cost.",
+    "fallback": "`bursar routes` says why the first choice is left, `bursar why` of one call; fallbacks cost what they cost.",
+    "opened": "`bursar routes` shows which targets are left alone and why; they are tried again by themselves, one call at a time.",
 }
 
 
@@ -376,6 +388,10 @@ def _counted(rule: Rule, what: CountRule | ShareRule, provider: str, count: int,
         summary = f"{share} of attempts{at} {word} in {within}"
         text = f"{count:,} of {attempts:,} attempts{at} were {word} in the last {within}: {share}. The rule {rule.name} tells "
         text += f"from {percent_text(what.share)} on, once there are {what.attempts_min:,} attempts."
+    elif what.kind == "opened":  # one breaker may open again and again
+        opened = f"Breakers{at} opened {'once' if count == 1 else f'{count:,} times'} in"
+        summary = f"{opened} {within}"
+        text = f"{opened} the last {within}. The rule {rule.name} tells from {what.at_least:,} on."
     else:
         summary = f"{nouns}{at} {word} in {within}"
         text = f"{nouns}{at} {'was' if count == 1 else 'were'} {word} in the last {within}. The rule {rule.name} tells "

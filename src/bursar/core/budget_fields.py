@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone, tzinfo
-from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any, Final, Literal, cast
 
 from .budgets import DEFAULT_THRESHOLDS, FLOOR_TOKENS, LABEL_PREFIX, TASK_RULES, Budget, Limit, Raise, Unit
+from .fields import choice, flag, known_keys, mapping_of, share_of, whole
 from .ladder import ACTIONS, EFFORTS, Action, Rung
 from .money import NanoUSD, decimal_text, nano_usd, parse_decimal
 from .scopes import SCOPE_COLUMNS, VALUE_LENGTH_MAX
@@ -65,17 +65,17 @@ def parse_budget(name: str, raw: Any, zone: Callable[[str], tzinfo], path: str =
         )
     if name in _TAKEN:
         raise ValueError(f"{path}: the name {name!r} is taken by Bursar itself; choose another")
-    spec = _mapping(raw, path)
+    spec = mapping_of(raw, path)
     if name == TASK_RULES.name:
         return _task_rules(spec, path)
-    _known(spec, FIELDS, path)
+    known_keys(spec, FIELDS, path)
     if "limit" not in spec:
         raise ValueError(f"{path}.limit: a budget needs a limit, such as limit: $50 with per: month")
     tz = _zone(spec.get("tz", "UTC"), zone, f"{path}.tz")
     unit, limits = _limits(spec, tz, path)
     on_unpriced, assume = _on_unpriced(spec.get("on_unpriced", "deny"), f"{path}.on_unpriced")
-    streams = _choice(spec.get("streams", "clamp"), ("clamp", "extend"), f"{path}.streams")
-    held_input = _choice(spec.get("input", "dearest"), ("dearest", "likely"), f"{path}.input")
+    streams = choice(spec.get("streams", "clamp"), ("clamp", "extend"), f"{path}.streams")
+    held_input = choice(spec.get("input", "dearest"), ("dearest", "likely"), f"{path}.input")
     return Budget(
         name=name,
         unit=unit,
@@ -86,13 +86,13 @@ def parse_budget(name: str, raw: Any, zone: Callable[[str], tzinfo], path: str =
         assume=assume,
         open_up_to=_store_failure(spec.get("on_store_failure", "closed"), f"{path}.on_store_failure"),
         thresholds=_thresholds(spec.get("alert_at"), f"{path}.alert_at"),
-        forecast=_flag(spec.get("forecast", True), f"{path}.forecast"),
+        forecast=flag(spec.get("forecast", True), f"{path}.forecast"),
         ladder=_ladder(spec.get("ladder", []), f"{path}.ladder"),
         reserve=_part(spec.get("reserve"), unit, limits, f"{path}.reserve"),
-        floor_tokens=_whole(spec.get("floor_tokens", FLOOR_TOKENS), 1, 1_000_000, f"{path}.floor_tokens"),
+        floor_tokens=whole(spec.get("floor_tokens", FLOOR_TOKENS), 1, 1_000_000, f"{path}.floor_tokens"),
         streams=cast("Literal['clamp', 'extend']", streams),
         input=cast("Literal['dearest', 'likely']", held_input),
-        enforce=_flag(spec.get("enforce", True), f"{path}.enforce"),
+        enforce=flag(spec.get("enforce", True), f"{path}.enforce"),
         raised=_raise(spec.get("raise"), unit, tz, f"{path}.raise"),
     )
 
@@ -105,7 +105,7 @@ def _task_rules(spec: Mapping[str, Any], path: str) -> Budget:
                 f"{path}.{field}: this budget says how the limits behave that tasks open at run time; a task states its own. "
                 "For a limit on every task choose another name with each: task"
             )
-    _known(spec, _TASK_FIELDS, path)
+    known_keys(spec, _TASK_FIELDS, path)
     whole = parse_budget("any", {"limit": 0, "alert_at": [], **spec}, lambda _: timezone.utc, path)
     return replace(whole, name=TASK_RULES.name, limits=(), each="task")
 
@@ -159,7 +159,9 @@ def _limits(spec: Mapping[str, Any], tz: tzinfo, path: str) -> tuple[Unit, tuple
     if isinstance(raw, Mapping):
         if per is not None:
             raise ValueError(f"{path}.per: the limits name their windows already; leave per out")
-        pairs = [(_window(name, tz, f"{path}.limit"), value) for name, value in _mapping(raw, f"{path}.limit").items()]
+        pairs = [
+            (_window(name, tz, f"{path}.limit"), value) for name, value in mapping_of(raw, f"{path}.limit").items()
+        ]
     else:
         windows = cast("list[Any]", per) if isinstance(per, list) else [per or "lifetime"]
         pairs = [(_window(name, tz, f"{path}.per"), raw) for name in windows]
@@ -198,7 +200,7 @@ def _zone(value: Any, zone: Callable[[str], tzinfo], path: str) -> tzinfo:
 
 def _match(raw: Any, path: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     found: list[tuple[str, tuple[str, ...]]] = []
-    for column, value in _mapping(raw, path).items():
+    for column, value in mapping_of(raw, path).items():
         _column(column, SCOPE_COLUMNS, f"{path}.{column}")
         values = cast("list[Any]", value) if isinstance(value, list) else [value]
         if not values or len(values) > _VALUES_MAX:
@@ -245,19 +247,7 @@ def _thresholds(raw: Any, path: str) -> tuple[int, ...]:
     if raw is None:
         return DEFAULT_THRESHOLDS
     values = cast("list[Any]", raw) if isinstance(raw, list) else [raw]
-    return tuple(sorted({_share(value, path) for value in values}))
-
-
-def _share(value: Any, path: str) -> int:
-    """Thousandths of ``80%`` or ``80``."""
-    text = str(value)[:VALUE_LENGTH_MAX]
-    try:
-        number = parse_decimal(text.strip().removesuffix("%")) * 10
-    except (ValueError, ArithmeticError):  # too large even to be multiplied
-        number = Decimal(-1)
-    if isinstance(value, bool) or not 0 < number <= 10_000 or number != number.to_integral_value():
-        raise ValueError(f"{path}: {text!r} is no share: write a percentage such as 80%, above 0% and up to 1000%")
-    return int(number)
+    return tuple(sorted({share_of(value, path) for value in values}))
 
 
 def _ladder(raw: Any, path: str) -> tuple[Rung, ...]:
@@ -271,11 +261,11 @@ def _ladder(raw: Any, path: str) -> tuple[Rung, ...]:
 
 
 def _rung(raw: Any, path: str) -> Rung:
-    step = _mapping(raw, path)
-    _known(step, ("at", *ACTIONS), path)
+    step = mapping_of(raw, path)
+    known_keys(step, ("at", *ACTIONS), path)
     if "at" not in step:
         raise ValueError(f"{path}.at: say from which share on, such as at: 80%")
-    at = _share(step["at"], f"{path}.at")
+    at = share_of(step["at"], f"{path}.at")
     actions = [name for name in step if name != "at"]
     if len(actions) != 1:
         raise ValueError(f"{path}: a rung does one thing, this one has {len(actions)}: use one of {', '.join(ACTIONS)}")
@@ -284,13 +274,13 @@ def _rung(raw: Any, path: str) -> Rung:
         case "note":
             return Rung(at, action, text=_text(value, where))
         case "output_cap":
-            return Rung(at, action, number=_whole(value, 1, 10_000_000, where))
+            return Rung(at, action, number=whole(value, 1, 10_000_000, where))
         case "effort":
-            return Rung(at, action, text=_choice(value, EFFORTS, where))
+            return Rung(at, action, text=choice(value, EFFORTS, where))
         case "tier":
             return Rung(at, action, text=_text(value, where))
         case "model":
-            models = _mapping(value, where)
+            models = mapping_of(value, where)
             if not models:
                 raise ValueError(f"{where}: say which model takes the place of which, such as {{gpt-5: gpt-5-mini}}")
             return Rung(at, action, models=tuple((name, _text(to, where)) for name, to in models.items()))
@@ -319,8 +309,8 @@ def _part(raw: Any, unit: Unit, limits: Sequence[Limit], path: str) -> int:
 def _raise(raw: Any, unit: Unit, tz: tzinfo, path: str) -> Raise | None:
     if raw is None:
         return None
-    spec = _mapping(raw, path)
-    _known(spec, ("by", "until"), path)
+    spec = mapping_of(raw, path)
+    known_keys(spec, ("by", "until"), path)
     for name in ("by", "until"):
         if name not in spec:
             raise ValueError(f"{path}.{name}: a raise needs both, such as {{by: $30, until: 2026-12-01}}")
@@ -341,40 +331,8 @@ def _raise(raw: Any, unit: Unit, tz: tzinfo, path: str) -> Raise | None:
 # --- values -----------------------------------------------------------------------------------------------------
 
 
-def _mapping(value: Any, path: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{path}: expected keys with values, not {type(value).__name__}")
-    return {str(key): each for key, each in cast("Mapping[Any, Any]", value).items()}
-
-
-def _known(spec: Mapping[str, Any], known: Sequence[str], path: str) -> None:
-    for name in spec:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            raise ValueError(f"{path}.{name}: unknown key {name!r}: {hint}")
-
-
 def _text(value: Any, path: str) -> str:
     text = str(value)
     if isinstance(value, Mapping | list) or len(text) > (_TEXT_MAX if "note" in path else VALUE_LENGTH_MAX):
         raise ValueError(f"{path}: expected a short text, not {text[:60]!r}")
     return text
-
-
-def _choice(value: Any, choices: Sequence[str], path: str) -> str:
-    if value not in choices:
-        raise ValueError(f"{path}: {value!r} is not possible: use {', '.join(choices)}")
-    return str(value)
-
-
-def _flag(value: Any, path: str) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{path}: {value!r} must be true or false")
-    return value
-
-
-def _whole(value: Any, least: int, most: int, path: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{path}: {value!r} must be a whole number from {least} to {most}")
-    return value

@@ -7,6 +7,7 @@ BursarError
 ├── BooksError
 │   ├── BooksBusyError       another process is writing; try again in a moment
 │   └── BooksFailedError     the books could not be read or written; nothing has changed
+├── CacheError           the cache cannot be reached or read; a call goes on without it
 └── LedgerError          the ledger could not be read or written; nothing is lost, the books have it
     └── LedgerBusyError      another process has it; try again in a moment
 
@@ -20,6 +21,7 @@ __all__ = [
     "BooksError",
     "BooksFailedError",
     "BursarError",
+    "CacheError",
     "ConfigError",
     "DataDirError",
     "DataDirInUseError",
@@ -54,6 +56,10 @@ class BooksBusyError(BooksError):
 
 class BooksFailedError(BooksError):
     """The books could not be read or written."""
+
+
+class CacheError(BursarError):
+    """The response cache cannot be reached or read."""
 
 
 class LedgerError(BursarError):

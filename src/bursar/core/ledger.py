@@ -54,7 +54,10 @@ ENDINGS: Final[tuple[Ending, ...]] = ("settle", "void", "expire")
 class Opening:
     """What is known of an attempt before it leaves: enough to write its ledger row if nobody comes back.
 
-    ``model_sent`` is the model that a budget put in the place of the one asked for, "" where it is that one. ``number`` counts the attempts of one call from 1; views count a call by its first attempt.
+    ``model_sent`` is the model that a budget or a route put in the place of the one asked for, "" where it is that one. ``number`` counts the attempts of one call from 1; views count a call by its first attempt.
+
+    ``rung`` is that of the route it belongs to ("" without one), ``cause`` why it is not the first, ``cache`` what the response
+    cache said: "" it was not asked, "miss", or the tier that answered.
 
     ``started_us`` is microseconds since 1970 UTC. ``estimate`` is the charge to book if the attempt is never settled.
     """
@@ -75,6 +78,14 @@ class Opening:
     span_id: str = ""
     decision: str = "{}"
     model_sent: str = ""
+    rung: str = ""
+    cache: str = ""
+    cause: str = ""
+
+    @property
+    def model(self) -> str:
+        """The model that it is sent to."""
+        return self.model_sent or self.model_asked
 
 
 def admitted_opening(opening: Opening, *, model_sent: str, estimate: Charge, decision: str) -> Opening:
@@ -96,6 +107,9 @@ def admitted_opening(opening: Opening, *, model_sent: str, estimate: Charge, dec
         opening.span_id,
         decision,
         model_sent,
+        opening.rung,
+        opening.cache,
+        opening.cause,
     )
 
 

@@ -14,8 +14,9 @@ from .ledger import Attempt
 
 __all__ = ["MINUTE_US", "OTHER", "PROVIDERS_MAX", "SPAN_US_MAX", "Counts", "Tallies", "TallyKind"]
 
-TallyKind: TypeAlias = Literal["settled", "failed", "unpriced", "denied", "fallback"]
-"""``settled`` counts every attempt that ended, also the ``failed`` and the ``unpriced`` ones."""
+TallyKind: TypeAlias = Literal["settled", "failed", "unpriced", "denied", "fallback", "opened"]
+"""``settled`` counts every attempt that ended, also the ``failed`` and the ``unpriced`` ones; ``opened`` the breakers
+that opened."""
 
 Counts: TypeAlias = Mapping[tuple[TallyKind, str], int]
 """How many of each kind, by provider ("" where none is known)."""

@@ -68,7 +68,7 @@ def price_reply(rulebook: Rulebook, opening: Opening, reply: Reply, path: str) -
         reading,
         rulebook.book,
         provider=rulebook.providers[provider].provider.price_id(path),
-        model=opening.model_sent or opening.model_asked,
+        model=opening.model,
         at=time_of(opening.started_us),
     )
 
@@ -118,4 +118,6 @@ def settlement_of(rulebook: Rulebook, ended: Ended, held: Held | None) -> NeedsS
     if charge is None:
         charge = price_reply(rulebook, ended.opening, ended.reply, ended.ask.path)
     attempt = attempt_of(ended.opening, ended.reply, charge) if ended.reply.left else None
+    if attempt is not None and ended.avoided is not None:
+        attempt = replace(attempt, avoided=ended.avoided)
     return NeedsSettlement(ended.opening, attempt, held)

@@ -35,12 +35,13 @@ from bursar.wire.dialect import RequestFacts
 
 from .rulebook import Rulebook
 
-__all__ = ["KIND_LABEL", "Asking", "Claims", "decision", "observed_claim"]
+__all__ = ["KIND_LABEL", "Asking", "Claims", "decision", "observed_claim", "thread_of"]
 
 KIND_LABEL: Final = "kind"
 """The label that says what kind of task a call is for: calls of one kind have answers of like length."""
 
 _encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _CONTEXT_TOKENS_ASSUMED: Final = 200_000
 _IMAGE_TOKENS_MAX: Final = 16_384
 """Output tokens of one picture: the dearest of gpt-image-1 has 6,240 (OpenAI, image generation guide); newer ones larger."""
@@ -88,7 +89,7 @@ class Claims:
             at_us=opening.started_us,
             offer=partial(self._offer, rulebook, opening, asking),
             opened=partial(_opened, rulebook, opening, asking),
-            model=opening.model_asked,
+            model=opening.model,
             stream=opening.stream,
             final=final,
             task=task,
@@ -110,7 +111,7 @@ class Claims:
             at_us=opening.started_us,
             offer=lambda _changes: offer,
             opened=lambda _admitted: opening,
-            model=opening.model_asked,
+            model=opening.model,
             final=final,
             task=task,
         )
@@ -120,7 +121,7 @@ class Claims:
         usage = attempt.charge.usage
         if attempt.status != "ok" or usage is None or attempt.charge.estimated:
             return
-        model = attempt.opening.model_sent or attempt.opening.model_asked
+        model = attempt.opening.model
         if usage.output_tokens and attempt.finish not in _CUT_SHORT:
             self._sizes.saw_output(_tag(attempt.opening.scope), model, usage.output_tokens // facts.choices)
         if usage.input_tokens and not (facts.media_tokens or facts.unseen_input):
@@ -129,7 +130,7 @@ class Claims:
                 model,
                 facts.text_bytes,
                 usage.input_tokens,
-                _thread(attempt.opening.scope),
+                thread_of(attempt.opening.scope),
                 cached_tokens=usage.cache_read_tokens + usage.cache_write_tokens,
                 cached_until_us=attempt.opening.started_us + keeps_s * 1_000_000,
             )
@@ -138,7 +139,7 @@ class Claims:
         facts = asking.facts
         if not asking.can_cap:  # the body is none that these can be written into: it must not be held as if they were
             changes = replace(changes, model="", output_cap=None)
-        model = changes.model or opening.model_asked
+        model = changes.model or opening.model
         bounds = self._bounds(rulebook, asking, model, changes, opening)
         # At the terms that the request came with: not every dialect has a tier to write, and a cheaper one settles lower.
         worst = worst_case(
@@ -163,7 +164,7 @@ class Claims:
 
     def _bounds(self, rulebook: Rulebook, asking: Asking, model: str, changes: Changes, opening: Opening) -> Bounds:
         facts = asking.facts
-        thread = _thread(opening.scope)
+        thread = thread_of(opening.scope)
         searches = SEARCHES_ASSUMED if facts.searches_max is None else facts.searches_max
         tokens = self._sizes.input_tokens_max(model, facts.text_bytes) + searches * _SEARCH_TOKENS
         output = 0 if facts.operation == "embeddings" else facts.output_cap
@@ -201,7 +202,7 @@ def _tag(scope: Scope) -> str:
     return (dict(scope.labels).get(KIND_LABEL) if scope.labels else None) or scope.agent
 
 
-def _thread(scope: Scope) -> str:
+def thread_of(scope: Scope) -> str:
     """Whose requests follow each other: an agent in a session, or its task."""
     where = scope.session or scope.task
     return f"{where}/{scope.task}/{scope.agent}" if where else ""
@@ -212,7 +213,7 @@ def _opened(rulebook: Rulebook, opening: Opening, asking: Asking, admitted: Admi
     changes = admitted.offer.changes
     if not (admitted.rungs or admitted.extend or admitted.output_cap is not None):
         return opening  # it goes as it came: nothing was decided that the opening does not say
-    model = changes.model or opening.model_asked
+    model = changes.model or opening.model
     charge = opening.estimate
     if changes.names or admitted.extend or admitted.output_cap is not None:
         cap = min(admitted.output_tokens, OUTPUT_TOKENS_ASSUMED)
@@ -220,14 +221,14 @@ def _opened(rulebook: Rulebook, opening: Opening, asking: Asking, admitted: Admi
             rulebook.book, provider=asking.price_id, model=model, at=asking.at,
             terms=asking.facts.terms, input_tokens=asking.facts.input_tokens_estimate, output_cap=cap,
         )  # fmt: skip
-    text = decision(opening.provider, model, "primary" if not changes.model else "cheaper", admitted)
-    return admitted_opening(opening, model_sent=changes.model, estimate=charge, decision=text)
+    text = _with_budget(opening, model, admitted)
+    return admitted_opening(opening, model_sent=changes.model or opening.model_sent, estimate=charge, decision=text)
 
 
-def decision(provider: str, model: str, rung: str = "primary", admitted: Admitted | None = None) -> str:
-    """The stored reason for what was sent, as JSON. Until routes exist there is one candidate."""
-    if admitted is None or admitted.tightest is None:
-        return _plain_decision(provider, model, rung)
+def _with_budget(opening: Opening, model: str, admitted: Admitted) -> str:
+    """The decision of an attempt, with what a budget made of it."""
+    if admitted.tightest is None:
+        return opening.decision
     budget: dict[str, Any] = {
         "name": admitted.tightest.budget.name,
         "subject": admitted.tightest.subject,
@@ -243,14 +244,20 @@ def decision(provider: str, model: str, rung: str = "primary", admitted: Admitte
         budget["output_cap"] = admitted.output_cap
     if admitted.rungs:
         budget["changed"] = admitted.rungs
-    why = "asked" if not admitted.rungs else f"budget {admitted.tightest.budget.name}"
-    found = {"rung": rung, "why": why, "candidates": [{"provider": provider, "model": model}], "budget": budget}
+    found = _decode(opening.decision)
+    if model != opening.model:
+        found["rung"] = "cheaper"
+        found["candidates"] = [{"provider": opening.provider, "model": model}]
+    if admitted.rungs:
+        found["why"] = f"budget {admitted.tightest.budget.name}"
+    found["budget"] = budget
     return _encode(found).decode()
 
 
 @lru_cache(maxsize=4096)
-def _plain_decision(provider: str, model: str, rung: str) -> str:
-    found = {"rung": rung, "why": "asked", "candidates": [{"provider": provider, "model": model}]}
+def decision(provider: str, model: str) -> str:
+    """The stored reason for what was sent where no route chose, as JSON: there is one candidate, the model asked for."""
+    found = {"rung": "primary", "why": "asked", "candidates": [{"provider": provider, "model": model}]}
     return _encode(found).decode()
 
 
@@ -261,7 +268,7 @@ def observed_claim(in_force: Sequence[Budget], attempt: Attempt) -> Claim | None
     if not budgets:
         return None
     return Claim(
-        budgets, scope, attempt.opening.started_us, _no_offer, _no_opening, attempt.opening.model_asked,
+        budgets, scope, attempt.opening.started_us, _no_offer, _no_opening, attempt.opening.model,
     )  # fmt: skip
 
 

@@ -91,13 +91,14 @@ class Permit:
 class Ended:
     """How a permitted call ended. ``reply`` None: it provably never left. ``charge`` is that of a tool call, whose answer
     the door has seen; a model call's charge is made from its reply. ``held`` is whether it was held for: else it is booked as
-    what happened."""
+    what happened. ``avoided`` is what a kept answer cost when it was bought, None where it was not kept or that is not known."""
 
     ask: Ask
     opening: Opening
     reply: Reply | None
     charge: Charge | None = None
     held: bool = True
+    avoided: NanoUSD | None = None
 
 
 def final_changes(admitted: Admitted) -> Changes:

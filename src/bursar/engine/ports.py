@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from bursar.core.admission import Claim, Crowded, Refusal
 from bursar.core.budgets import Budget, Standing, TaskLimit
+from bursar.core.caching import CacheEntry, CacheUse
 from bursar.core.call import Held, NeedsHold, NeedsMore, NeedsProvider, NeedsSettlement, NotHeld, Reply
 from bursar.core.deliveries import Outcome
 from bursar.core.ledger import Attempt
@@ -28,6 +29,7 @@ __all__ = [
     "AskedApproval",
     "Books",
     "BudgetDesk",
+    "CacheStore",
     "Channel",
     "ClientGoneError",
     "Decision",
@@ -44,6 +46,7 @@ __all__ = [
     "Queries",
     "Sink",
     "SyncBooks",
+    "SyncCacheStore",
     "TaskStanding",
     "TaskUse",
     "ThreadBooks",
@@ -243,6 +246,11 @@ class HttpUpstream(Upstream, Protocol):
     @property
     def failure(self) -> str: ...
 
+    @property
+    def showing(self) -> bool:
+        """Whether a stream has brought output that a client can see. Never for a whole answer."""
+        ...
+
     async def exchange(self) -> Reply:
         """The same request without the books: for what is known to cost nothing."""
         ...
@@ -404,6 +412,44 @@ class Channel(Protocol):
     async def send(self, notice: Notice, *, now_us: int) -> Outcome:
         """Never raises but for cancellation; a failure is a value, and no secret is in it."""
         ...
+
+
+class CacheStore(Protocol):
+    """Where answers are kept. Every method raises CacheError when the store cannot be reached; a cache that fails is a miss."""
+
+    async def get(self, key: str, now_us: int, /) -> CacheEntry | None:
+        """The entry, fresh or stale; never one past its ``stale_us``. Being found counts for its worth."""
+        ...
+
+    async def put(self, entry: CacheEntry, /) -> None:
+        """Keep it, replacing what has its key. What has no room in the whole store is not kept."""
+        ...
+
+    async def remove(
+        self, *, key: str = "", tag: str = "", tenant: str = "", route: str = "", everything: bool = False
+    ) -> int:
+        """Forget what all of these describe. At least one is needed. Returns how many went."""
+        ...
+
+    async def use(self) -> CacheUse: ...
+
+    async def close(self) -> None: ...
+
+
+class SyncCacheStore(Protocol):
+    """The same for threads without an event loop: tools in an agent's own process, commands. Any thread may call."""
+
+    def get(self, key: str, now_us: int, /) -> CacheEntry | None: ...
+
+    def put(self, entry: CacheEntry, /) -> None: ...
+
+    def remove(
+        self, *, key: str = "", tag: str = "", tenant: str = "", route: str = "", everything: bool = False
+    ) -> int: ...
+
+    def use(self) -> CacheUse: ...
+
+    def close(self) -> None: ...
 
 
 Decision: TypeAlias = Literal["granted", "declined"]

@@ -8,12 +8,14 @@ from typing import Final
 
 from bursar.core.budgets import Budget
 from bursar.core.prices import PriceBook, Terms
+from bursar.core.routes import Routes
 from bursar.core.tool_prices import ToolPrices
 from bursar.wire.providers import Provider
 
 __all__ = ["ProviderRule", "Rulebook"]
 
 NO_TOOL_PRICES: Final = ToolPrices()
+NO_ROUTES: Final = Routes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +43,4 @@ class Rulebook:
     budgets: tuple[Budget, ...] = ()
     call_timeout_s: int = 1_800
     tools: ToolPrices = NO_TOOL_PRICES
+    routes: Routes = NO_ROUTES

@@ -76,6 +76,7 @@ class Provider:
     quirks: Quirks
     paths: tuple[tuple[str, str], ...]
     dialects: Mapping[str, Dialect]
+    cache_key: bool = False
 
     def dialect(self, path: str) -> Dialect:
         """The dialect spoken at a path, the generic one where nobody said."""
@@ -131,6 +132,7 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     request: ChatRequests
     router_prices: str = ""
     region_host: str = ""
+    cache_key: bool = False
 
 
 class _Table(msgspec.Struct, forbid_unknown_fields=True):
@@ -186,6 +188,7 @@ def _provider(row: _Row, paths: tuple[tuple[str, str], ...]) -> Provider:
         quirks=row.usage,
         paths=paths,
         dialects={**_SHARED, **{each.id: each for each in own}},
+        cache_key=row.cache_key,
     )
 
 

@@ -207,7 +207,10 @@ async def gateway(
     async with simulate(sim or Simulator(seed=7)) as first, simulate(Simulator(seed=8)) as other:
         chosen = settings or with_sims(first, other, **server)
         if settings is not None:
-            providers = with_sims(first, other).providers | settings.providers
+            providers = with_sims(first, other).providers
+            for name, own in settings.providers.items():
+                here = own.base_url or (providers[name].base_url if name in providers else None)
+                providers[name] = msgspec.structs.replace(own, base_url=here)
             free_port = msgspec.structs.replace(settings.server, port=0)
             chosen = msgspec.structs.replace(settings, server=free_port, providers=providers)
         async with running(path, chosen, first, other) as house:

@@ -7,9 +7,10 @@ import json
 from typing import Any
 
 import pytest
-from house import CHAT, WHOLE, House, Script, gateway, scripted, until
+from house import CHAT, GPT, WHOLE, House, Script, gateway, scripted, until
 
-from bursar.config import Server, Settings
+from bursar.config import ProviderSettings, Server, Settings
+from bursar.sim import FaultRule
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("gateway-alerts")]
 
@@ -77,3 +78,32 @@ async def test_denied_and_spending_users_are_told_of(tmp_path_factory: pytest.Te
         assert "zoe" not in text
         metrics = (await house.client.get("/metrics")).text
         assert 'bursar_alert_deliveries_total{channel="hook",state="sent"} 2.0' in metrics
+
+
+async def test_an_outage_is_told_by_breaker_and_by_fallbacks(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The primary fails twice, is left alone, and everything is answered elsewhere: both rules name who is left, once."""
+    monkeypatch.setenv("TEST_PROVIDER_KEY", "sk-of-the-server-1234")
+    rules = {
+        "breakers": {"breakers": 1, "within": "10m"},
+        "fallbacks": {"fallbacks": "50%", "within": "10m", "attempts_min": 10},
+    }
+    routes = {"fast": [f"openai/{GPT}", "groq/llama-3.3-70b-versatile"]}
+    providers = {name: ProviderSettings(key_env="TEST_PROVIDER_KEY") for name in ("openai", "groq")}
+    async with scripted() as script:
+        chosen = settings(script, alerts={"rules": rules}, routes=routes, providers=providers)
+        async with gateway(tmp_path_factory.mktemp("outage"), settings=chosen) as house:
+            house.sim.simulator.faults = (FaultRule(fault="503"),)
+            body = json.dumps({**CHAT, "model": "fast"}).encode()
+            for _ in range(12):
+                assert (await house.ask(WHOLE[0], content=body)).status_code == 200
+            assert len(house.calls) == 2
+            await until(lambda: len(script.seen) >= 2, 10)
+            await asyncio.sleep(0.3)  # several more evaluations
+    notices = {notice["data"]["labels"]["rule"]: notice["data"] for notice in told(script)}
+    assert len(script.seen) == 2
+    assert {rule: data["labels"]["alertname"] for rule, data in notices.items()} == {
+        "breakers": "BursarBreakerOpen", "fallbacks": "BursarFallbacks",
+    }  # fmt: skip
+    assert {data["labels"]["provider"] for data in notices.values()} == {"openai"}

@@ -255,7 +255,7 @@ async def test_answers_cannot_smuggle_headers(house: House) -> None:
     """What a client says about itself comes back in no header; our own headers hold ids and amounts only."""
     answer = await house.ask(WHOLE[0], x_bursar_task="a%0d%0aset-cookie: x=1", x_bursar_provider="openai")
     assert set(answer.headers) <= {
-        "content-type", "server", "date", "x-bursar-call-id", "x-bursar-cost-usd", "content-length",
+        "content-type", "server", "date", "x-bursar-call-id", "x-bursar-cost-usd", "x-bursar-rung", "content-length",
     }  # fmt: skip
     refused = await house.ask(WHOLE[0], x_bursar_provider="a\tset-cookie: x=1")
     assert refused.status_code == 400

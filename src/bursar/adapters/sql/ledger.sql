@@ -52,8 +52,15 @@ CREATE TABLE IF NOT EXISTS attempt (
     stream BOOLEAN NOT NULL,
     trace_id VARCHAR NOT NULL,
     span_id VARCHAR NOT NULL,
-    decision VARCHAR NOT NULL            -- JSON
+    decision VARCHAR NOT NULL,           -- JSON
+    rung VARCHAR NOT NULL DEFAULT '',    -- of its route: primary | fallback | cached | stale; '' where no route was asked for
+    cache VARCHAR NOT NULL DEFAULT '',   -- '' not looked at | miss | the tier that answered: exact | template | coalesced | semantic | tool | stale
+    cause VARCHAR NOT NULL DEFAULT ''    -- why it is not on the first rung
 );
+-- What ledgers of version 2 lack.
+ALTER TABLE attempt ADD COLUMN IF NOT EXISTS rung VARCHAR DEFAULT '';
+ALTER TABLE attempt ADD COLUMN IF NOT EXISTS cache VARCHAR DEFAULT '';
+ALTER TABLE attempt ADD COLUMN IF NOT EXISTS cause VARCHAR DEFAULT '';
 
 -- Attempts older than the retention, summed per day and scope (session, task and labels are given up).
 CREATE TABLE IF NOT EXISTS rollup (
@@ -79,8 +86,12 @@ CREATE TABLE IF NOT EXISTS rollup (
     output_tokens BIGINT NOT NULL,
     reasoning_tokens BIGINT NOT NULL,
     cost_nanousd BIGINT NOT NULL,
-    avoided_nanousd BIGINT NOT NULL
+    avoided_nanousd BIGINT NOT NULL,
+    rung VARCHAR NOT NULL DEFAULT '',
+    cache VARCHAR NOT NULL DEFAULT ''
 );
+ALTER TABLE rollup ADD COLUMN IF NOT EXISTS rung VARCHAR DEFAULT '';
+ALTER TABLE rollup ADD COLUMN IF NOT EXISTS cache VARCHAR DEFAULT '';
 
 -- The shape of tasks: what happened when, below what. No money: a span that was paid for names its attempt.
 CREATE TABLE IF NOT EXISTS span (
@@ -130,11 +141,13 @@ SELECT started_at, kind, door, provider, model, org, team, project, "user", agen
        1 AS attempts,
        CASE WHEN cost_nanousd IS NULL THEN 1 ELSE 0 END AS unpriced_calls,
        CASE WHEN estimated THEN 1 ELSE 0 END AS estimated_calls,
-       input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nanousd, avoided_nanousd
+       input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nanousd, avoided_nanousd, rung,
+       cache
 FROM attempt
 UNION ALL
 SELECT started_at, kind, door, provider, model, org, team, project, "user", agent, '' AS session, '' AS task, '' AS parent_task,
        key, MAP {}::MAP(VARCHAR, VARCHAR) AS labels, status, calls, attempts, unpriced_calls, estimated_calls,
-       input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nanousd, avoided_nanousd
+       input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_nanousd, avoided_nanousd, rung,
+       cache
 FROM rollup;
-COMMENT ON TABLE position IS '2'; -- the version of this schema
+COMMENT ON TABLE position IS '3'; -- the version of this schema

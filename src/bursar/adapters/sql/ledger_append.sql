@@ -23,7 +23,8 @@ SELECT sequence, attempt_id, call_id, coalesce(number, 1), coalesce(kind, 'model
        unpriced_reason, reported_nanousd, avoided_nanousd, coalesce(lines, []), price_book, coalesce(notes, []),
        coalesce(estimated, false), latency_ms, first_token_ms, coalesce(status, 'ok'), http_status, coalesce(error, ''),
        coalesce(response_id, ''), coalesce(finish, ''), coalesce(tools, []), coalesce(stream, false),
-       coalesce(trace_id, ''), coalesce(span_id, ''), coalesce(decision, '{}')
+       coalesce(trace_id, ''), coalesce(span_id, ''), coalesce(decision, '{}'), coalesce(rung, ''), coalesce(cache, ''),
+       coalesce(cause, '')
 FROM read_json($path, format = 'newline_delimited', maximum_object_size = 67108864, columns = {
     'sequence': 'BIGINT', 'attempt_id': 'VARCHAR', 'call_id': 'VARCHAR', 'number': 'INTEGER', 'kind': 'VARCHAR',
     'door': 'VARCHAR', 'operation': 'VARCHAR', 'started_us': 'BIGINT', 'provider': 'VARCHAR', 'model_asked': 'VARCHAR',
@@ -37,7 +38,7 @@ FROM read_json($path, format = 'newline_delimited', maximum_object_size = 671088
     'price_book': 'VARCHAR', 'notes': 'VARCHAR[]', 'estimated': 'BOOLEAN', 'latency_ms': 'DOUBLE',
     'first_token_ms': 'DOUBLE', 'status': 'VARCHAR', 'http_status': 'INTEGER', 'error': 'VARCHAR',
     'response_id': 'VARCHAR', 'finish': 'VARCHAR', 'tools': 'VARCHAR[]', 'stream': 'BOOLEAN', 'trace_id': 'VARCHAR',
-    'span_id': 'VARCHAR', 'decision': 'VARCHAR', 'retracts': 'VARCHAR', 'retracts_sequence': 'BIGINT'
+    'span_id': 'VARCHAR', 'decision': 'VARCHAR', 'rung': 'VARCHAR', 'cache': 'VARCHAR', 'cause': 'VARCHAR', 'retracts': 'VARCHAR', 'retracts_sequence': 'BIGINT'
 })
 WHERE sequence > (SELECT last_sequence FROM position)
   AND sequence NOT IN (SELECT sequence FROM taken_back)

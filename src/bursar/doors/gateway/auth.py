@@ -14,7 +14,7 @@ from bursar.engine.callers import KEY_HEADERS, Caller, Unauthorized
 from bursar.engine.rulebook import ProviderRule
 from bursar.wire.context import HEADER_PREFIX
 
-__all__ = ["upstream_headers"]
+__all__ = ["NoKeyError", "fallback_headers", "upstream_headers"]
 
 _NOT_FORWARDED: Final = frozenset(
     {
@@ -22,6 +22,47 @@ _NOT_FORWARDED: Final = frozenset(
         "proxy-authorization", "proxy-connection", "accept-encoding", "expect", "baggage",
     }
 )  # fmt: skip
+
+
+# What belongs to one provider's own API, and says nothing to another's.
+_OF_A_DIALECT: Final = (
+    "anthropic-",
+    "openai-",
+    "x-goog-",
+    "x-stainless-",
+    "content-type",
+    "accept",
+    "authorization",
+    "x-api-key",
+)
+
+
+class NoKeyError(Exception):
+    """The server has no key for a provider that it is to ask for itself."""
+
+
+def fallback_headers(
+    headers: Sequence[tuple[str, str]], rule: ProviderRule, *, own: Sequence[tuple[str, str]], kept: bool
+) -> tuple[tuple[str, str], ...]:
+    """The headers to send to another provider than the one that was asked: its key is the server's, never the client's.
+
+    ``own`` are what its dialect needs; ``kept``: it speaks the client's, whose other headers go along. Raises NoKeyError.
+    """
+    try:
+        key = _provider_key(rule)
+    except Unauthorized as error:
+        raise NoKeyError(str(error)) from None
+    made = [
+        (name, value)
+        for name, value in headers
+        if name not in _NOT_FORWARDED
+        and name not in KEY_HEADERS
+        and not name.startswith(HEADER_PREFIX)
+        and not (not kept and name.startswith(_OF_A_DIALECT))
+    ]
+    if not kept:
+        made += [("content-type", "application/json"), *own]
+    return (*made, *key)
 
 
 def upstream_headers(

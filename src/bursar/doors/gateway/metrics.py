@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -16,8 +16,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from bursar.core.budgets import Standing
+from bursar.core.caching import CacheUse
 from bursar.core.ledger import Attempt
-from bursar.core.money import decimal_text
+from bursar.core.money import NanoUSD, decimal_text
 
 __all__ = ["Metrics"]
 
@@ -76,6 +77,12 @@ class Metrics(Collector):
         self._providers: defaultdict[str, _ProviderCounts] = defaultdict(_ProviderCounts)
         self._refused: defaultdict[str, int] = defaultdict(int)
         self._denied: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._routed: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._opened: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._avoided: defaultdict[str, int] = defaultdict(int)
+        self.breakers: Callable[[], Iterable[tuple[str, str, str]]] = tuple
+        self.lookups: Mapping[tuple[str, str], int] = {}
+        self.cache_use: CacheUse | None = None
         self.config_errors = 0
         self.standings: Sequence[Standing] = ()
         self.deliveries: Mapping[tuple[str, str], int] = {}
@@ -104,6 +111,18 @@ class Metrics(Collector):
             counts.status["void"] += 1
         else:
             counts.add(attempt)
+
+    def routed(self, route: str, rung: str, cause: str) -> None:
+        """A call on a route ended on this rung; ``cause`` is why it left the first."""
+        self._routed[route, rung, cause] += 1
+
+    def opened(self, provider: str, model: str, cause: str) -> None:
+        """A breaker opened."""
+        self._opened[provider, model, cause] += 1
+
+    def avoided(self, tier: str, cost: int | None) -> None:
+        """A cached answer was given in the place of one that cost so much."""
+        self._avoided[tier] += cost or 0
 
     def cancelled(self, provider: str) -> None:
         self._providers[provider].status["cancelled"] += 1
@@ -166,10 +185,58 @@ class Metrics(Collector):
         for outcome, count in self.verdicts.items():
             verdicts.add_metric([outcome], count)
         yield from (taken, verdicts)
+        yield from self._routes()
+        yield from self._cache()
         errors = CounterMetricFamily("bursar_config_errors", "Reloads refused because of an error in the file.")
         errors.add_metric([], self.config_errors)
         yield from (attempts, cost, unpriced, estimated, tokens, latency, first, refused, errors)
 
+    def _routes(self) -> Iterator[Metric]:
+        routed = CounterMetricFamily(
+            "bursar_route_calls", "Calls on routes, by where they ended.", labels=["route", "rung", "cause"]
+        )
+        for labels, count in self._routed.items():
+            routed.add_metric(labels, count)
+        opened = CounterMetricFamily(
+            "bursar_breaker_openings", "Times that a breaker opened.", labels=["provider", "model", "cause"]
+        )
+        for labels, count in self._opened.items():
+            opened.add_metric(labels, count)
+        states = GaugeMetricFamily(
+            "bursar_breaker_state", "0 closed, 1 ready to be probed, 2 open.", labels=["provider", "model"]
+        )
+        worst: dict[tuple[str, str], int] = {}
+        for provider, model, state in self.breakers():
+            worst[provider, model] = max(worst.get((provider, model), 0), _STATES[state])
+        for labels, state in worst.items():
+            states.add_metric(labels, state)
+        yield from (routed, opened, states)
+
+    def _cache(self) -> Iterator[Metric]:
+        lookups = CounterMetricFamily(
+            "bursar_cache_lookups",
+            "Requests looked for in the cache: the tier that had it, or miss.",
+            labels=["route", "outcome"],
+        )
+        for labels, count in self.lookups.items():
+            lookups.add_metric(labels, count)
+        avoided = CounterMetricFamily(
+            "bursar_cache_avoided_usd", "What cached answers would have cost. Not part of any spend.", labels=["tier"]
+        )
+        for tier, amount in self._avoided.items():
+            avoided.add_metric([tier], float(decimal_text(NanoUSD(amount))))
+        yield from (lookups, avoided)
+        if self.cache_use is not None:
+            entries = GaugeMetricFamily("bursar_cache_entries", "Answers kept.")
+            entries.add_metric([], self.cache_use.entries)
+            size = GaugeMetricFamily("bursar_cache_bytes", "What they take up.")
+            size.add_metric([], self.cache_use.bytes)
+            evicted = CounterMetricFamily("bursar_cache_evictions", "Answers that went for want of room.")
+            evicted.add_metric([], self.cache_use.evicted)
+            yield from (entries, size, evicted)
+
+
+_STATES: Final = {"closed": 0, "probe": 1, "open": 2}
 
 _GAUGES: Final = (
     ("bursar_budget_limit_usd", "What a budget has in its current window."),

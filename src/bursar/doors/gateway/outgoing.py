@@ -22,7 +22,8 @@ from bursar.engine.permits import CHUNK_TOKENS, LOOK_AHEAD_TOKENS, final_changes
 from bursar.engine.ports import Books, HttpAnswer, HttpClient, HttpRequest, HttpUpstream
 from bursar.wire.dialect import RequestFacts
 
-from .routes import Route
+from .destinations import Destination
+from .gate import Gate
 from .sink import Sink
 
 __all__ = ["Outgoing", "budget_headers"]
@@ -31,21 +32,24 @@ Header = tuple[str, str]
 
 
 class Outgoing:
-    """``engine.ports.Upstream`` for one call of the gateway. ``sent`` is the attempt once it was made."""
+    """``engine.ports.Upstream`` for one attempt of the gateway. ``sent`` is the attempt once it was made, ``reply`` what came
+    of it; ``stopped`` is why we ended it, where we did."""
 
     def __init__(
         self,
-        route: Route,
+        to: Destination,
         facts: RequestFacts,
-        request: Callable[[Route, bytes], HttpRequest],
+        request: Callable[[Destination, bytes], HttpRequest],
         body: bytes,
-        sink: Sink,
+        sink: Sink | Gate,
         client: HttpClient,
         books: Books,
         *,
         hide_usage: bool,
+        budget_at: int | None = None,
     ) -> None:
-        self._route = route
+        """``budget_at`` is the share used of its tightest budget (thousandths) from which the attempt is not made after all."""
+        self._to = to
         self.facts = facts
         self._request = request
         self._body = body
@@ -53,28 +57,44 @@ class Outgoing:
         self._client = client
         self._books = books
         self._hide_usage = hide_usage
+        self._budget_at = budget_at
         self.sent: HttpUpstream | None = None
+        self.reply: Reply | None = None
+        self.passed_over = False
+        self.stopped = ""
 
     async def send(self, need: NeedsProvider, /) -> Reply:
         admitted = need.held.admitted
         allowance = None
         if admitted is not None:
+            if self._budget_at is not None and admitted.share >= self._budget_at:
+                self.passed_over = True
+                return Reply(Reading(error="its budget is used too far"), "error", left=False)
             self._sink.headers += budget_headers(admitted, charge=None)
             self._shape(admitted)
             if admitted.extend:
                 allowance = _Allowance(self._books, need.opening, need.held, admitted)
         self.sent = self._client.attempt(
-            self._request(self._route, self._body),
-            self._route.dialect,
+            self._request(self._to, self._body),
+            self._to.dialect,
             self.facts,
             self._sink,
             hide_usage=self._hide_usage,
             allowance=allowance,
         )
-        return await self.sent.send(need)
+        self.reply = await self.sent.send(need)
+        return self.reply
 
     def interrupted(self) -> Reply:
-        return self.sent.interrupted() if self.sent else Reply(Reading(), "error", left=False)
+        if self.sent is None:
+            return Reply(Reading(), "error", left=False)
+        reply = self.sent.interrupted()
+        return replace(reply, reading=replace(reply.reading, error=self.stopped)) if self.stopped else reply
+
+    @property
+    def showing(self) -> bool:
+        """Whether the provider has said something that counts."""
+        return self.sent is not None and self.sent.showing
 
     @property
     def answer(self) -> HttpAnswer | None:
@@ -88,11 +108,11 @@ class Outgoing:
         changes = final_changes(admitted)
         if changes == UNCHANGED:
             return
-        dialect = self._route.dialect
+        dialect = self._to.dialect
         model = changes.model or self.facts.model
         self._body = dialect.prepare(self._body, model=model, ask_usage=False, changes=changes)
         if changes.model:
-            self._route = replace(self._route, path=dialect.with_model(self._route.path, model))
+            self._to = replace(self._to, path=dialect.with_model(self._to.path, model))
             self.facts = replace(self.facts, model=model)
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from bursar.core.admission import Crowded
@@ -27,6 +27,9 @@ from bursar.wire.providers import provider, split_url
 
 from .frames import current_frame
 from .refusal import BudgetExceeded
+
+if TYPE_CHECKING:
+    from .tool_cache import ToolCache
 
 __all__ = ["Hosts", "Mode", "NotInitialized", "Session", "active", "activate", "required"]
 
@@ -90,7 +93,8 @@ def _knows(rule: ProviderRule, path: str) -> tuple[bool, int]:
 class Session:
     """Everything that a call needs to know. ``defaults`` are the scope columns of every call that says nothing else.
 
-    ``wait_s`` is how long a call waits for money that others hold; ``now_us`` the clock, ``new_id`` a new call's id.
+    ``wait_s`` is how long a call waits for money that others hold; ``now_us`` the clock, ``new_id`` a new call's id; ``cache``
+    where results of tools are kept, None where none are.
     """
 
     treasury: Treasury
@@ -102,6 +106,7 @@ class Session:
     now_us: Callable[[], int]
     new_id: Callable[[], str]
     said: set[str]
+    cache: ToolCache | None = None
 
     def trouble(self, what: str, error: Exception) -> None:
         """Say once what of ours went wrong."""

@@ -5,7 +5,7 @@ Rule 2: the most that a call can cost is held before it runs; a refusal is raise
 Rule 3: a call that raised is charged as one that answered: the service was asked. A price that is worked out from the result
         has none then: the charge is unknown, not zero.
 Rule 4: what went in and came out is not kept: of the arguments a digest, by which repeated calls are found, of the result its
-        size.
+        size. Only where the tool says so are its results (``tool_cache``), and a call that is answered by one costs nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from decimal import Decimal
@@ -23,12 +23,14 @@ from typing import Any, Final, ParamSpec, Self, TypeAlias, TypeVar, cast
 
 import msgspec
 
+from bursar.core.caching import CacheEntry, CacheTier
 from bursar.core.call import Reply
 from bursar.core.ledger import SDK_PREFIX, Opening, Status
 from bursar.core.money import NanoUSD, Rate
 from bursar.core.prices import Charge, Reading
 from bursar.core.scopes import NOBODY, VALUE_LENGTH_MAX, make_labels
 from bursar.core.tool_prices import TOOL_LABEL, TOOL_PROVIDER, ToolPrice, tool_charge, tool_worst
+from bursar.core.usage import Usage
 from bursar.engine.permits import Ask, Ended, Permit
 from bursar.wire.context import put_label
 
@@ -38,6 +40,7 @@ from .frames import Frame, current_frame, inside, leave_frame, new_trace, otel_t
 from .generators import Inside, resumed, resumed_async
 from .session import Session, active, required
 from .tasks import note_span
+from .tool_cache import Caching, Lookup, Share, names_of
 
 __all__ = ["ARGUMENTS_LABEL", "ToolCall", "charge", "tool"]
 
@@ -52,6 +55,7 @@ ARGUMENTS_LABEL: Final = "args"
 _NOT_PRICED: Final = Charge(None, "not priced yet", None)
 _SIZED_BYTES_MAX: Final = 1_000_000
 _ERROR_LENGTH_MAX: Final = 400
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class ToolCall:
@@ -66,13 +70,15 @@ class ToolCall:
         work_out: Callable[[Any], Money] | None = None,
         fee: NanoUSD | None = None,
         digest: str = "",
+        writes: tuple[str, ...] = (),
     ) -> None:
         """``rule`` is the price that is said where the call is made, ``work_out`` what finds it in the result, ``fee`` the
-        most to hold where the rule does not say it."""
+        most to hold where the rule does not say it. ``writes`` are the tags of kept results that are void after it."""
         self.session = session
         self.name = name[:VALUE_LENGTH_MAX]
         self._rule = rule
         self._work_out = work_out
+        self._writes = writes
         self.frame = _frame(self.name)
         parent = self.frame.parent
         self.ask = Ask(
@@ -149,7 +155,35 @@ class ToolCall:
         priced = self._priced(result, units, size_bytes, round(elapsed_ms), answer, calls, failed=status != "ok")
         reading = Reading(priced.usage, error=error[:_ERROR_LENGTH_MAX])
         self._end(Reply(reading, status, latency_ms=round(elapsed_ms, 3)), priced)
+        self._written()
         return priced
+
+    def missed(self) -> None:
+        """Its result was looked for, and is not kept."""
+        self.ask = replace(self.ask, opening=replace(self.ask.opening, cache="miss"))
+
+    def found(self, entry: CacheEntry, tier: CacheTier) -> None:
+        """It is not made: a kept result answers it. It costs nothing, and nothing is held."""
+        started_us = self.ask.opening.started_us
+        elapsed_ms = (time.perf_counter() - self._started) * 1000
+        age_s = max(0, started_us - entry.stored_us) // 1_000_000
+        text = _encode({"rung": "cached", "cache": {"tier": tier, "age_s": age_s}}).decode()
+        opening = replace(self.ask.opening, rung="cached", cache=tier, decision=text)
+        self.ask = replace(self.ask, opening=opening)
+        nothing = Charge(NanoUSD(0), None, Usage(), (), TOOL_PROVIDER, self.name, notes=("cached",))
+        reply = Reply(Reading(nothing.usage), "ok", latency_ms=round(elapsed_ms, 3))
+        self._end(reply, nothing, avoided=None if entry.cost is None else NanoUSD(entry.cost))
+        note_span(self.frame, started_us, None, size_bytes=len(entry.body))
+
+    def _written(self) -> None:
+        cache = self.session.cache
+        if cache is None:
+            return
+        for tag in self._writes:
+            try:
+                cache.forget(tag=tag)
+            except Exception as error:  # noqa: BLE001 - the tool has run: its result is the caller's
+                self.session.trouble(f"what tool {self.name!r} has made void may still be given from the cache", error)
 
     def _priced(
         self,
@@ -188,11 +222,11 @@ class ToolCall:
         reason = f"the price of tool {self.name!r} is worked out from its result, and there is none"
         return replace(made, amount=None, reason=reason, notes=())
 
-    def _end(self, reply: Reply | None, priced: Charge | None) -> None:
+    def _end(self, reply: Reply | None, priced: Charge | None, avoided: NanoUSD | None = None) -> None:
         treasury, permit = self.session.treasury, self._permit
         try:
             if permit is None:
-                treasury.observe(Ended(self.ask, self.ask.opening, reply, priced, held=False))
+                treasury.observe(Ended(self.ask, self.ask.opening, reply, priced, held=False, avoided=avoided))
             else:
                 treasury.settle(Ended(self.ask, permit.opening, reply, priced))
         except Exception as error:  # noqa: BLE001 - the tool has run: its result is the caller's whatever becomes of the books
@@ -212,31 +246,62 @@ def _frame(name: str) -> Frame:
 
 
 def tool(
-    function: Callable[P, R] | None = None, *, name: str = "", price: Price = None, most: Money | None = None
+    function: Callable[P, R] | None = None,
+    *,
+    name: str = "",
+    price: Price = None,
+    most: Money | None = None,
+    cache: str = "",
+    vary: Sequence[str] = (),
+    share: Share = "user",
+    ignore: Sequence[str] = (),
+    version: str = "",
+    tags: Sequence[str] = (),
+    writes: Sequence[str] = (),
 ) -> Any:
     """Let each call of a function be charged: ``@bursar.tool(price="0.005")``.
 
     ``price`` is USD per call, or a function that works it out from the result; without one the tool price book of
     bursar.yaml knows it under ``name`` (the function's own by default), or it is free. ``most`` is what to hold for a call whose
-    price is known only afterwards. Raises ValueError for an amount that cannot be; calls raise BudgetExceeded.
+    price is known only afterwards.
+
+    ``cache`` is how long a result may be given again ("30s", "10m", "1h", "1d", "pure" for ever) for the same arguments of the
+    same function, to the same user; to everybody of a team or an org with ``share``. ``vary`` divides further: scope columns
+    ("task", ...) or "label:NAME". ``ignore`` are arguments that no result depends on, ``version`` says that others count now.
+    ``tags`` name what the results are about: a tool that ``writes`` such tags makes them void.
+
+    Raises ValueError for an amount or anything else that cannot be; calls raise BudgetExceeded.
     """
     work_out = price if callable(price) else None
     rule = None if price is None or callable(price) else ToolPrice("", per_call=Rate(money(price, "price"), 1))
     fee = None if most is None else money(most, "most")
+    void = names_of("writes", writes)
+    if void and cache:
+        raise ValueError("cache: a tool that writes is not answered from a cache: take out cache, or writes")
+    if not cache and (vary or ignore or version or tags or share != "user"):
+        raise ValueError("cache: vary, share, ignore, version and tags say something of kept results: say cache, too")
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        named = name or getattr(function, "__name__", "tool")
+        named = (name or getattr(function, "__name__", "tool"))[:VALUE_LENGTH_MAX]
         own = None if rule is None else replace(rule, name=named)
+        caching = None
+        if cache:
+            caching = Caching(
+                function, named, cache=cache, vary=vary, share=share, ignore=ignore, version=version, tags=tags
+            )
 
         def made(session: Session, args: Any, kwargs: Any) -> ToolCall:
-            return ToolCall(session, named, rule=own, work_out=work_out, fee=fee, digest=_digest(args, kwargs))
+            digest = _digest(args, kwargs)
+            return ToolCall(session, named, rule=own, work_out=work_out, fee=fee, digest=digest, writes=void)
 
-        return _decorated(function, made)
+        return _decorated(function, made, caching)
 
     return decorate if function is None else decorate(function)
 
 
-def _decorated(function: Callable[P, R], made: Callable[[Session, Any, Any], ToolCall]) -> Callable[P, R]:
+def _decorated(
+    function: Callable[P, R], made: Callable[[Session, Any, Any], ToolCall], caching: Caching | None
+) -> Callable[P, R]:
     if inspect.isgeneratorfunction(function):
         return resumed(function, partial(_Resumed, made))
     if inspect.isasyncgenfunction(function):
@@ -249,10 +314,16 @@ def _decorated(function: Callable[P, R], made: Callable[[Session, Any, Any], Too
             if session is None:
                 return await function(*args, **kwargs)
             call = made(session, args, kwargs)
-            await call.begin_async()
-            with _Running(call) as running:
-                result = await function(*args, **kwargs)
-                running.answered(result)
+            lookup = Lookup.of(session, caching, call, args, kwargs)
+            with lookup or nullcontext():
+                if lookup is not None and await lookup.is_found_async():
+                    return lookup.result
+                await call.begin_async()
+                with _Running(call) as running:
+                    result = await function(*args, **kwargs)
+                    charged = running.answered(result)
+                if lookup is not None:
+                    lookup.keep(result, charged.amount)
             return result
 
         return cast("Callable[P, R]", run_async)
@@ -263,10 +334,16 @@ def _decorated(function: Callable[P, R], made: Callable[[Session, Any, Any], Too
         if session is None:
             return function(*args, **kwargs)
         call = made(session, args, kwargs)
-        call.begin()
-        with _Running(call) as running:
-            result = function(*args, **kwargs)
-            running.answered(result)
+        lookup = Lookup.of(session, caching, call, args, kwargs)
+        with lookup or nullcontext():
+            if lookup is not None and lookup.is_found():
+                return lookup.result
+            call.begin()
+            with _Running(call) as running:
+                result = function(*args, **kwargs)
+                charged = running.answered(result)
+            if lookup is not None:
+                lookup.keep(result, charged.amount)
         return result
 
     return run
@@ -284,10 +361,10 @@ class _Running:
         self._before = set_frame(self._call.frame)
         return self
 
-    def answered(self, result: Any) -> None:
+    def answered(self, result: Any) -> Charge:
         leave_frame(self._call.frame, self._before)
         self._size, answer = _looked_at(result)
-        self._call.end(result, size_bytes=self._size, answer=answer)
+        return self._call.end(result, size_bytes=self._size, answer=answer)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         call = self._call

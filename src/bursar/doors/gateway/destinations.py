@@ -20,7 +20,7 @@ from bursar.engine.rulebook import ProviderRule, Rulebook
 from bursar.wire.dialect import BadRequest, Dialect
 from bursar.wire.providers import Provider
 
-__all__ = ["Route", "model_provider", "resolve"]
+__all__ = ["Destination", "destination", "model_provider", "resolve"]
 
 PROVIDER_HEADER: Final = "x-bursar-provider"
 
@@ -30,7 +30,7 @@ _GOOGLE: Final = re.compile(
 
 
 @valueclass
-class Route:
+class Destination:
     """Where a request goes. ``path`` is the provider's, beginning with a slash; ``named`` is whether it was asked for by name."""
 
     rule: ProviderRule
@@ -48,35 +48,35 @@ class Route:
         return self.dialect.id == "openai_chat" and self.rule.provider.stream_usage == "on_request"
 
 
-def resolve(path: str, headers: Mapping[str, str], rulebook: Rulebook) -> Route:
+def resolve(path: str, headers: Mapping[str, str], rulebook: Rulebook) -> Destination:
     """Raises BadRequest when the named provider is not known, or the path is none."""
     if path[:1] != "/" or ("/." in path and not {".", ".."}.isdisjoint(path.split("/"))):
         raise BadRequest("path", f"{path[:100]!r} is no path at a provider: begin with / and leave out . and .. steps")
     first, _, rest = path[1:].partition("/")
     rule = rulebook.providers.get(first)
     if rule is not None and rest:
-        return _route(rule, f"/{rest}", named=True)
+        return destination(rule, f"/{rest}", named=True)
     wanted = headers.get(PROVIDER_HEADER)
     if wanted:
-        return _route(_known(wanted, rulebook.providers), path, named=True)
+        return destination(_known(wanted, rulebook.providers), path, named=True)
     if path.startswith("/v1/messages") or "anthropic-version" in headers:
         provider = "anthropic"
     elif _GOOGLE.match(path) or ("x-goog-api-key" in headers and "authorization" not in headers):
         provider = "google"
     else:
         provider = "openai"
-    return _route(rulebook.providers[provider], path, named=False)
+    return destination(rulebook.providers[provider], path, named=False)
 
 
-def model_provider(route: Route, model: str, rulebook: Rulebook) -> tuple[Route, str]:
-    """The route and model that a ``provider/name`` model means; the same two when it means nothing special."""
-    if route.named or route.rule.provider.id != "openai":
-        return route, model
+def model_provider(to: Destination, model: str, rulebook: Rulebook) -> tuple[Destination, str]:
+    """The destination and model that a ``provider/name`` model means; the same two when it means nothing special."""
+    if to.named or to.rule.provider.id != "openai":
+        return to, model
     prefix, slash, name = model.partition("/")
     rule = rulebook.providers.get(prefix) if slash and name else None
     if rule is None:
-        return route, model
-    return _route(rule, route.path, named=True), name
+        return to, model
+    return destination(rule, to.path, named=True), name
 
 
 @lru_cache(maxsize=1024)
@@ -94,8 +94,9 @@ def _below(path: str, *base_urls: str) -> str:
     return quote(path, safe="/:@!$&'()*+,;=~")
 
 
-def _route(rule: ProviderRule, path: str, *, named: bool) -> Route:
-    return Route(rule, path, rule.provider.dialect(path), named)
+def destination(rule: ProviderRule, path: str, *, named: bool) -> Destination:
+    """Where a path at a provider is."""
+    return Destination(rule, path, rule.provider.dialect(path), named)
 
 
 def _known(name: str, providers: Mapping[str, ProviderRule]) -> ProviderRule:

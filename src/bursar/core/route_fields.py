@@ -1,0 +1,275 @@
+"""The ``routes:`` and ``cache:`` sections of a configuration.
+
+Rule 1: every error is a ValueError that names the path, the value and what is possible.
+Rule 2: a rung is written ``provider/model``, ``asked``, ``cached``, ``stale`` or ``refuse``, or as keys with ``model`` among them.
+        What a rung does not say, its route says for all of its rungs.
+Rule 3: times are written with their unit (``2s``); a limit to them may be a quantile (``p95``, ``p95*2``) of what is seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final, Literal, cast
+
+from .breaker import BreakerRules
+from .budget_fields import parse_money
+from .caching import CachePolicy, SemanticPolicy, Share, Verify
+from .failures import CAUSES, Cause
+from .fields import choice, duration_ms, flag, known_keys, mapping_of, share_of, whole
+from .ladder import EFFORTS
+from .money import NanoUSD, Rate, parse_decimal
+from .routes import ASKED, Hedge, Limit, Route, RouteRung, Routes, RungKind
+
+__all__ = ["ROUTES_MAX", "ROUTE_FIELDS", "RUNGS_MAX", "parse_routes"]
+
+ROUTES_MAX: Final = 500
+RUNGS_MAX: Final = 12
+_RUNG_FIELDS: Final = ("model", "name", "when", "output_cap", "effort")
+_LIMIT_FIELDS: Final = ("first_token", "total", "cost_per_call", "cost_per_mtok", "budget_at", "breaker")
+ROUTE_FIELDS: Final = (
+    "rungs", *_LIMIT_FIELDS, "deadline", "attempts", "cost_max", "retries", "hedge", "mid_stream", "cache", "prompt_cache",
+)  # fmt: skip
+_BREAKER_FIELDS: Final = ("in_a_row", "share", "calls_min", "within", "open", "open_max")
+_CACHE_FIELDS: Final = ("ttl", "stale", "share", "sampled", "tool_calls", "volatile", "tags", "semantic")
+_SEMANTIC_FIELDS: Final = ("errors", "shadow", "embed", "verify", "judge")
+_HEDGE_FIELDS: Final = ("after", "spend")
+_WORDS: Final[tuple[RungKind, ...]] = ("cached", "stale", "refuse")
+_QUANTILE: Final = re.compile(r"p(\d{2}(?:\.\d)?)(?:\s*\*\s*(\d{1,3}(?:\.\d{1,2})?))?")
+_NAME_LENGTH_MAX: Final = 200
+_DAY_MS: Final = 86_400_000
+
+
+def parse_routes(raw: Mapping[str, Any], path: str = "routes") -> Routes:
+    """All routes of a mapping from names to specs. Raises ValueError."""
+    if len(raw) > ROUTES_MAX:
+        raise ValueError(
+            f"{path}: {len(raw)} routes: at most {ROUTES_MAX} are possible; a pattern such as gpt-* is one"
+        )
+    return Routes([_route(str(name), spec, f"{path}.{name}") for name, spec in raw.items()])
+
+
+def _route(name: str, raw: Any, path: str) -> Route:
+    if not 0 < len(name) <= _NAME_LENGTH_MAX:
+        raise ValueError(f"{path}: a route's name has from 1 to {_NAME_LENGTH_MAX} characters")
+    spec: dict[str, Any] = {"rungs": raw} if isinstance(raw, list) else mapping_of(raw, path)
+    known_keys(spec, ROUTE_FIELDS, path)
+    rungs = _rungs(spec, path)
+    cache = _cache(spec["cache"], f"{path}.cache") if "cache" in spec else None
+    for index, rung in enumerate(rungs):
+        if rung.kind in ("cached", "stale") and cache is None:
+            raise ValueError(f"{path}.rungs[{index}]: nothing is kept on this route: say how with cache: {{ttl: 1h}}")
+    return Route(
+        name=name,
+        rungs=rungs,
+        deadline_ms=duration_ms(spec["deadline"], f"{path}.deadline") if "deadline" in spec else None,
+        attempts_max=whole(spec.get("attempts", 3), 1, RUNGS_MAX, f"{path}.attempts"),
+        cost_max=parse_money(spec["cost_max"], f"{path}.cost_max") if "cost_max" in spec else None,
+        retry_share=_share(spec.get("retries", "10%"), f"{path}.retries"),
+        hedge=_hedge(spec["hedge"], f"{path}.hedge") if "hedge" in spec else None,
+        mid_stream=cast(
+            "Literal['end', 'continue']",
+            choice(spec.get("mid_stream", "end"), ("end", "continue"), f"{path}.mid_stream"),
+        ),
+        cache=cache,
+        prompt_cache=_prompt_cache(spec.get("prompt_cache", False), f"{path}.prompt_cache"),
+    )
+
+
+def _rungs(spec: Mapping[str, Any], path: str) -> tuple[RouteRung, ...]:
+    raw: Any = spec.get("rungs", [ASKED])
+    if not isinstance(raw, list) or not raw:
+        raise ValueError(f"{path}.rungs: write a list, such as [openai/gpt-5-mini, anthropic/claude-haiku-4-5]")
+    items = cast("list[Any]", raw)
+    if len(items) > RUNGS_MAX:
+        raise ValueError(f"{path}.rungs: {len(items)} rungs: at most {RUNGS_MAX} are possible")
+    shared = {field: spec[field] for field in _LIMIT_FIELDS if field in spec}
+    rungs: list[RouteRung] = []
+    for index, item in enumerate(items):
+        models = sum(rung.kind == "model" for rung in rungs)
+        rungs.append(_rung(item, shared, models, path, f"{path}.rungs[{index}]"))
+        if rungs[-1].kind == "refuse" and index < len(items) - 1:
+            raise ValueError(f"{path}.rungs[{index}]: refuse is the last rung: nothing comes after it")
+    return tuple(rungs)
+
+
+def _rung(raw: Any, shared: Mapping[str, Any], models: int, route_path: str, path: str) -> RouteRung:
+    own = {"model": raw} if isinstance(raw, str) else mapping_of(raw, path)
+    known_keys(own, (*_RUNG_FIELDS, *_LIMIT_FIELDS), path)
+    model = own.get("model", ASKED)
+    if not isinstance(model, str):
+        raise ValueError(f"{path}.model: {str(model)[:60]!r} is no model: write provider/model")
+    when = _causes(own.get("when", []), f"{path}.when")
+    if model in _WORDS:
+        extra = [key for key in own if key not in ("model", "when")]
+        if extra:
+            raise ValueError(f"{path}.{extra[0]}: {model} asks no provider: leave it out")
+        return RouteRung(model, kind=cast("RungKind", model), when=when)
+    provider, _, rest = model.partition("/")
+    if model != ASKED and not (provider and rest):
+        words = ", ".join((ASKED, *_WORDS))
+        raise ValueError(
+            f"{path}: {model[:60]!r} is no rung: write provider/model, such as openai/gpt-5-mini, or {words}"
+        )
+    # A limit of the route's is reported where it was written, one of the rung's there.
+    values = {**shared, **{key: own[key] for key in _LIMIT_FIELDS if key in own}}
+    where = {key: f"{path if key in own else route_path}.{key}" for key in values}
+    first_token = _limit(values["first_token"], where["first_token"]) if "first_token" in values else None
+    cost = parse_money(values["cost_per_call"], where["cost_per_call"]) if "cost_per_call" in values else None
+    per_token = _per_mtok(values["cost_per_mtok"], where["cost_per_mtok"]) if "cost_per_mtok" in values else None
+    return RouteRung(
+        name=_label(own.get("name", "primary" if not models else "fallback"), f"{path}.name"),
+        provider="" if model == ASKED else provider,
+        model="" if model == ASKED else rest,
+        when=when,
+        first_token=first_token,
+        total=_limit(values["total"], where["total"]) if "total" in values else None,
+        cost_per_call=cost,
+        budget_at=share_of(values["budget_at"], where["budget_at"]) if "budget_at" in values else None,
+        output_cap=whole(own["output_cap"], 1, 10_000_000, f"{path}.output_cap") if "output_cap" in own else None,
+        effort=choice(own["effort"], EFFORTS, f"{path}.effort") if "effort" in own else "",
+        breaker=_breaker(
+            values.get("breaker", {}),
+            where.get("breaker", path),
+            first_token,
+            cost_per_call=cost,
+            cost_per_token=per_token,
+        ),
+    )
+
+
+def _breaker(
+    raw: Any, path: str, first_token: Limit | None, *, cost_per_call: NanoUSD | None, cost_per_token: Rate | None
+) -> BreakerRules:
+    spec = mapping_of(raw, path)
+    known_keys(spec, _BREAKER_FIELDS, path)
+    usual = BreakerRules()
+    seconds = {
+        key: _seconds(spec[key], f"{path}.{key}") if key in spec else default
+        for key, default in (("within", usual.within_s), ("open", usual.open_s), ("open_max", usual.open_s_max))
+    }
+    return BreakerRules(
+        in_a_row=whole(spec.get("in_a_row", usual.in_a_row), 1, 1_000, f"{path}.in_a_row"),
+        share=share_of(spec["share"], f"{path}.share") if "share" in spec else usual.share,
+        calls_min=whole(spec.get("calls_min", usual.calls_min), 1, 200, f"{path}.calls_min"),
+        within_s=seconds["within"],
+        first_token_ms=first_token.ms if first_token else None,
+        cost_per_call=cost_per_call,
+        cost_per_token=cost_per_token,
+        open_s=seconds["open"],
+        open_s_max=max(seconds["open_max"], seconds["open"]),
+    )
+
+
+def _limit(value: Any, path: str) -> Limit:
+    found = _QUANTILE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        try:
+            return Limit(ms=duration_ms(value, path))
+        except ValueError as error:
+            raise ValueError(f"{error}, or a quantile of what is seen: p95, p95*2") from None
+    factor = int(Decimal(found[2] or "1") * 1_000)
+    if not factor:
+        raise ValueError(f"{path}: {value!r} is no time: the factor must be above 0")
+    return Limit(quantile=int(Decimal(found[1]) * 10), factor=factor)
+
+
+def _per_mtok(value: Any, path: str) -> Rate:
+    try:
+        number = parse_decimal(str(value).strip().removeprefix("$"))
+    except ValueError:
+        number = Decimal(-1)
+    if isinstance(value, bool) or not 0 < number <= 1_000_000:
+        raise ValueError(
+            f"{path}: {str(value)[:60]!r} is no price: write USD for a million tokens of output, such as 12.50"
+        )
+    return Rate.of(number, 1_000_000)
+
+
+def _share(value: Any, path: str) -> int:
+    """Thousandths; 0 is possible here, and more than the whole is not."""
+    if str(value).strip() in ("0", "0%"):
+        return 0
+    share = share_of(value, path)
+    if share > 1_000:
+        raise ValueError(f"{path}: {str(value)[:60]!r} is more than the whole: write a percentage up to 100%")
+    return share
+
+
+def _seconds(value: Any, path: str) -> int:
+    return max(1, duration_ms(value, path) // 1_000)
+
+
+def _label(value: Any, path: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", value) or value in _WORDS:
+        raise ValueError(f"{path}: {str(value)[:60]!r} is no name: use up to 64 of a-z, 0-9, . _ and -")
+    return value
+
+
+def _causes(raw: Any, path: str) -> frozenset[Cause]:
+    items = cast("list[Any]", raw) if isinstance(raw, list) else [raw]
+    for item in items:
+        choice(item, CAUSES, path)
+    return frozenset(cast("list[Cause]", items))
+
+
+def _hedge(raw: Any, path: str) -> Hedge:
+    spec = mapping_of(raw, path)
+    known_keys(spec, _HEDGE_FIELDS, path)
+    return Hedge(_limit(spec.get("after", "p95"), f"{path}.after"), _share(spec.get("spend", "5%"), f"{path}.spend"))
+
+
+def _prompt_cache(value: Any, path: str) -> bool:
+    return choice(value, ("auto",), path) == "auto" if isinstance(value, str) else flag(value, path)
+
+
+def _cache(raw: Any, path: str) -> CachePolicy:
+    spec = {} if raw is True else mapping_of(raw, path)
+    known_keys(spec, _CACHE_FIELDS, path)
+    usual = CachePolicy()
+    volatile = _texts(spec.get("volatile", []), f"{path}.volatile")
+    for pattern in volatile:
+        try:
+            empty = re.compile(pattern).fullmatch("") is not None
+        except re.error as error:
+            raise ValueError(f"{path}.volatile: {pattern[:60]!r} is no regular expression: {error}") from None
+        if empty:
+            raise ValueError(f"{path}.volatile: {pattern[:60]!r} matches nothing at all: say what may differ")
+    return CachePolicy(
+        ttl_s=_seconds(spec["ttl"], f"{path}.ttl") if "ttl" in spec else usual.ttl_s,
+        stale_s=_seconds(spec["stale"], f"{path}.stale") if "stale" in spec else usual.stale_s,
+        share=cast("Share", choice(spec.get("share", "key"), ("key", "user", "agent", "team", "org"), f"{path}.share")),
+        sampled=flag(spec.get("sampled", False), f"{path}.sampled"),
+        tool_calls=flag(spec.get("tool_calls", False), f"{path}.tool_calls"),
+        volatile=volatile,
+        tags=_texts(spec.get("tags", []), f"{path}.tags"),
+        semantic=_semantic(spec["semantic"], f"{path}.semantic") if spec.get("semantic") else None,
+    )
+
+
+def _semantic(raw: Any, path: str) -> SemanticPolicy:
+    spec = {} if raw is True else mapping_of(raw, path)
+    known_keys(spec, _SEMANTIC_FIELDS, path)
+    errors = _share(spec.get("errors", "1%"), f"{path}.errors")
+    if not 1 <= errors <= 200:
+        raise ValueError(
+            f"{path}.errors: {spec.get('errors')!r}: write the share of hits that may be wrong, from 0.1% to 20%"
+        )
+    embed, judge = str(spec.get("embed", "ngrams")), str(spec.get("judge", ""))
+    for name, model in (("embed", embed), ("judge", judge)):
+        if "/" not in model and not (name == "embed" and model in ("ngrams", "local")) and model:
+            raise ValueError(
+                f"{path}.{name}: {model[:60]!r}: write provider/model{', ngrams or local' if name == 'embed' else ''}"
+            )
+    verify = cast("Verify", choice(spec.get("verify", "equal"), ("equal", "json", "judge"), f"{path}.verify"))
+    if (verify == "judge") != bool(judge):
+        raise ValueError(f"{path}.judge: a judge is a model, and needs verify: judge; {verify!r} with {judge!r} is not")
+    return SemanticPolicy(errors, _share(spec.get("shadow", "5%"), f"{path}.shadow"), embed, verify, judge)
+
+
+def _texts(raw: Any, path: str) -> tuple[str, ...]:
+    items: Sequence[Any] = cast("list[Any]", raw) if isinstance(raw, list) else [raw]
+    if len(items) > 32 or not all(isinstance(item, str) and 0 < len(item) <= 1_000 for item in items):
+        raise ValueError(f"{path}: write a text, or a list of up to 32")
+    return tuple(items)

@@ -1,0 +1,401 @@
+"""Calls on a route: from the cache, or up its rungs; then to the client, into the books, into the cache.
+
+Rule 1: a cached answer is a ledger row of cost 0, with what it would have cost beside it, and is booked before it is sent.
+Rule 2: what is kept is what the client was sent, byte for byte; it is sent again as it was, a stream all at once.
+Rule 3: of several calls that ask the same at once one asks the provider.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from bursar.core.caching import CacheEntry, CacheTier, read_directive
+from bursar.core.call import NeedsSettlement, Refused, Settled
+from bursar.core.errors import BursarError
+from bursar.core.ledger import Attempt, Opening
+from bursar.core.money import NanoUSD
+from bursar.core.prices import Charge
+from bursar.core.routes import Route
+from bursar.core.usage import NO_USAGE
+from bursar.engine.climb import Climb, Climbed, Kept, RouteStates
+from bursar.engine.health import Health
+from bursar.engine.ports import ClientGoneError, HttpAnswer
+from bursar.engine.response_cache import NOTHING_KEPT, CacheAsk, Flight, ResponseCache, keepable
+from bursar.wire.canonical import cache_key
+from bursar.wire.dialect import BadRequest
+from bursar.wire.questions import answer_text, question_of
+from bursar.wire.translate.speakers import speaker, translate_answer
+
+from .answers import answer, our_headers, until_gone
+from .candidates import Attempting, RungsOf
+from .problems import NO_RETRY, Problem
+from .request import Calls, Request
+from .side_calls import EmbedderOf, SideCalls
+from .tenants import tenant_of
+
+if TYPE_CHECKING:  # it loads numpy, which only routes with similar questions need
+    from bursar.engine.similar import Asked, Similar
+
+__all__ = ["RoutedCalls", "Routing"]
+
+CACHE_HEADER: Final = "x-bursar-cache"
+TAG_HEADER: Final = "x-bursar-cache-tag"
+_US: Final = 1_000_000
+_TAGS_MAX: Final = 16
+_encode: Final = msgspec.json.Encoder().encode
+_CACHED: Final = frozenset({"chat_completions", "messages", "generate_content", "responses", "embeddings"})
+
+
+class Routing(NamedTuple):
+    """What calls on routes share: how targets are doing, what is left of retries, what is kept. ``similar`` is made when a route
+    asks for it."""
+
+    health: Health
+    states: RouteStates
+    cache: ResponseCache
+    similar: Callable[[], Similar]
+    embedder_of: EmbedderOf
+
+
+class RoutedCalls:
+    """Takes requests up the rungs of their routes."""
+
+    def __init__(self, calls: Calls, routing: Routing) -> None:
+        self._calls = calls
+        self._routing = routing
+
+    async def handle(self, request: Request, route: Route) -> None:
+        """Answers, or raises Problem."""
+        try:
+            with until_gone(request.protocol, watched=request.facts.stream):
+                learned = await self._handle(request, route)
+        except ClientGoneError:
+            return
+        finally:
+            request.sink.close()
+        if learned is not None:
+            await self._learn(request, *learned)
+
+    async def _handle(self, request: Request, route: Route) -> tuple[Asked, CacheEntry] | None:
+        """Answer. Returns a question that is to be remembered, with its answer."""
+        cache = self._routing.cache
+        call_id, started_us = self._calls.clock.new_id(), self._calls.clock.now_us()
+        ask = self._ask(request, route)
+        kept = NOTHING_KEPT if ask is None else await cache.look(ask)
+        if ask is not None and kept.fresh is not None and route.cache_first:
+            text = _hit_decision(route, kept)
+            await self._give(request, route, kept.fresh, kept.tier, text, call_id, started_us, rung="cached")
+            return None
+        similar = None if ask is None else await self._similar(request, ask)
+        if similar is not None:
+            kept = replace(kept, said={**kept.said, **similar.said})
+            match = similar.match
+            if match is not None and match.serve and ask is not None:
+                entry = await cache.entry(match.key, ask.tenant)
+                if entry is not None:
+                    text = _hit_decision(route, replace(kept, said={**kept.said, "found": "similar"}))
+                    await self._give(request, route, entry, "semantic", text, call_id, started_us, rung="cached")
+                    return None
+                self._routing.similar().forget(match.key)
+                similar = replace(similar, match=None)
+        if ask is not None and ask.directive == "only":
+            cache.looked(route.name, "miss")
+            message = f"nothing fresh is kept for this request, and {CACHE_HEADER}: only asks no provider"
+            raise Problem(504, "cache_miss", message, {"call_id": call_id}, headers=NO_RETRY)
+        flight = cache.flight(ask.key) if ask is not None and ask.looks and route.cache_first else None
+        if flight is not None and not flight.leads:
+            entry = await flight.wait()
+            if entry is not None:
+                text = _hit_decision(route, replace(kept, said={**kept.said, "found": "coalesced"}))
+                await self._give(request, route, entry, "coalesced", text, call_id, started_us, rung="cached")
+                return None
+            flight = None
+        try:
+            entry = await self._climb(request, route, ask, kept, flight, call_id, started_us)
+        finally:
+            if flight is not None:
+                flight.land(None)
+        return None if similar is None or entry is None else (similar, entry)
+
+    async def _similar(self, request: Request, ask: CacheAsk) -> Asked | None:
+        """What is known of similar questions, None where the route does not ask or the request has no question."""
+        policy = ask.policy.semantic
+        theirs = speaker(request.to.dialect) if policy is not None and ask.looks else None
+        if policy is None or theirs is None:
+            return None
+        question = question_of(theirs, request.to.path, request.caller.query, request.body)
+        if question is None:
+            return None
+        side = SideCalls(self._calls, request, self._routing.embedder_of)
+        try:
+            vectors = side.vectors(policy.embed)
+        except BursarError as error:
+            self._routing.cache.trouble(error)
+            return None
+        path = f"{request.to.path} {request.facts.stream}"
+        return await self._routing.similar().look(
+            question, policy, vectors, tenant=ask.tenant, route=ask.route, path=path
+        )
+
+    async def _learn(self, request: Request, asked: Asked, entry: CacheEntry) -> None:
+        """Compare what was answered with what would have been given, and keep the question."""
+        theirs = speaker(request.to.dialect)
+        text = None if theirs is None else answer_text(theirs, entry.body, stream=entry.stream)
+        if theirs is None or text is None:
+            return
+        other: str | None = None
+        if asked.match is not None and asked.match.shadow:
+            matched = await self._routing.cache.entry(asked.match.key, entry.tenant)
+            other = None if matched is None else answer_text(theirs, matched.body, stream=matched.stream)
+        side = SideCalls(self._calls, request, self._routing.embedder_of)
+
+        async def judge(question: str, one: str, two: str) -> bool | None:
+            return await side.same(asked.policy.judge, question, one, two)
+
+        await self._routing.similar().learn(asked, entry.key, text, other, judge)
+
+    def _ask(self, request: Request, route: Route) -> CacheAsk | None:
+        """The request as the cache knows it, None where the route keeps nothing. Raises BadRequest."""
+        policy = route.cache
+        if policy is None:
+            return None
+        headers = request.head.headers
+        try:
+            directive = read_directive(headers.get(CACHE_HEADER))
+        except ValueError as error:
+            raise BadRequest(CACHE_HEADER, str(error)) from None
+        tags = tuple(tag.strip() for tag in headers.get(TAG_HEADER, "").split(",") if tag.strip())
+        if len(tags) > _TAGS_MAX:
+            raise BadRequest(TAG_HEADER, f"{len(tags)} tags: at most {_TAGS_MAX} are kept")
+        policy = replace(policy, tags=policy.tags + tags) if tags else policy
+        tenant = tenant_of(request.caller, headers, request.scope, policy.share)
+        facts = request.facts
+        if facts.operation not in _CACHED:
+            return CacheAsk("", "exact", tenant, route.name, policy, directive, f"{facts.operation} is not kept")
+        path = f"{request.to.path}?{request.caller.query}"
+        found = cache_key(
+            request.body, tenant=tenant, route=route.name, path=path, stream=facts.stream, volatile=policy.volatile
+        )
+        if found.sampled and not policy.sampled and facts.operation != "embeddings":
+            why = "its answer is drawn at random (temperature is not 0): cache: {sampled: true} keeps those too"
+            return CacheAsk("", "exact", tenant, route.name, policy, directive, why)
+        return CacheAsk(found.key, "template" if found.templated else "exact", tenant, route.name, policy, directive)
+
+    async def _climb(
+        self,
+        request: Request,
+        route: Route,
+        ask: CacheAsk | None,
+        kept: Kept,
+        flight: Flight | None,
+        call_id: str,
+        started_us: int,
+    ) -> CacheEntry | None:
+        """Returns what was kept of the answer."""
+        if ask is not None and ask.looks:
+            self._routing.cache.looked(route.name, "miss")
+        cache = "" if ask is None or not ask.looks else "miss"
+        rungs = RungsOf(self._calls, request, route, call_id, started_us, cache)
+        climb = Climb(
+            route,
+            rungs,
+            self._routing.health,
+            self._routing.states,
+            kept=kept,
+            stream=request.facts.stream,
+            now_us=self._calls.clock.now_us,
+            draw=random.random,
+        )
+        climbed = await climb.run()
+        self._count(route, climbed)
+        if climbed.kept is not None and climbed.tier is not None:
+            await self._give(
+                request, route, climbed.kept, climbed.tier, climbed.decision, call_id, started_us,
+                rung=climbed.rung, climbed=climbed,
+            )  # fmt: skip
+            return None
+        by, done = climbed.by, climbed.done
+        if isinstance(done, Refused):
+            raise self._calls.refused(done)
+        if by is None or done is None:
+            raise self._nothing(route, climbed, call_id)
+        assert isinstance(by, Attempting)
+        whole = rungs.continuation
+        if whole is not None and request.sink.started and not whole.finished:
+            await request.sink.write(whole.break_off())
+            return None
+        body, content_type = await self._pass(request, by, done, climbed)
+        if whole is not None and whole.parts > 1:
+            return None
+        if ask is None or not ask.keeps or climbed.cause is not None or body is None or done.attempt is None:
+            return None
+        if keepable(ask.policy, done, body, whole=True):
+            return None
+        entry = self._entry(request, ask, done.attempt, body, content_type)
+        if flight is not None:
+            flight.land(entry)
+        await self._routing.cache.keep(entry)
+        return entry
+
+    async def _pass(
+        self, request: Request, by: Attempting, done: Settled, climbed: Climbed
+    ) -> tuple[bytes | None, str]:
+        """Send the answer, where it was not streamed already. Returns what was sent, None where it was too much to keep."""
+        gate, outgoing = by.gate, by.outgoing
+        assert gate is not None
+        assert outgoing is not None
+        given = outgoing.answer
+        if given is None and not gate.opened:
+            await gate.flush()
+        if gate.opened:
+            return gate.sent, gate.content_type
+        headers = [*by.headers(climbed.rung), *our_headers(done, climbed.rung)[2:]]
+        if given is not None and by.translated:
+            given = _translated(request, by, done, given)
+        answer(request, given, outgoing.failure, done, headers)
+        assert given is not None
+        return given.body, next((value for name, value in given.headers if name == "content-type"), "")
+
+    async def _give(
+        self,
+        request: Request,
+        route: Route,
+        entry: CacheEntry,
+        tier: CacheTier,
+        decision: str,
+        call_id: str,
+        started_us: int,
+        *,
+        rung: str,
+        climbed: Climbed | None = None,
+    ) -> None:
+        """Answer from the cache."""
+        now_us = self._calls.clock.now_us()
+        serial, number = (climbed.serial, climbed.number) if climbed else (1, 1)
+        opening = Opening(
+            attempt_id=f"{call_id}.{serial}",
+            call_id=call_id,
+            kind="model",
+            door="gateway",
+            operation=request.facts.operation,
+            started_us=started_us,
+            provider=entry.provider,
+            model_asked=request.facts.model,
+            scope=request.scope,
+            estimate=_free(entry, tier),
+            number=number,
+            stream=request.facts.stream,
+            trace_id=request.trace.trace_id,
+            span_id=request.trace.span_id,
+            decision=decision,
+            model_sent=entry.model,
+            rung=rung,
+            cache=tier,
+            cause=climbed.left_for if climbed else "",
+        )
+        attempt = Attempt(
+            opening,
+            "ok",
+            _free(entry, tier),
+            latency_ms=(now_us - started_us) / 1_000,
+            finish=entry.finish,
+            avoided=None if entry.cost is None else NanoUSD(entry.cost),
+        )
+        await self._calls.books.settle(NeedsSettlement(opening, attempt))
+        self._routing.cache.looked(route.name, tier)
+        self._calls.metrics.avoided(tier, entry.cost)
+        headers = [
+            ("content-type", entry.content_type),
+            ("x-bursar-call-id", call_id),
+            ("x-bursar-rung", rung),
+            ("x-bursar-cache", tier),
+            ("x-bursar-cost-usd", "0"),
+            ("age", str(max(0, (now_us - entry.stored_us) // _US))),
+        ]
+        if request.facts.stream:
+            await request.sink.start(200, tuple(headers))
+            await request.sink.write(entry.body)
+        else:
+            request.protocol.response_bytes(200, headers, entry.body)
+
+    def _count(self, route: Route, climbed: Climbed) -> None:
+        self._calls.metrics.routed(route.name, climbed.rung, climbed.left_for)
+        if climbed.left_for and climbed.cause is None:
+            self._calls.tallies.add("fallback", climbed.left_provider, self._calls.clock.now_us())
+
+    def _nothing(self, route: Route, climbed: Climbed, call_id: str) -> Problem:
+        wait_s = None
+        if climbed.wait_us:
+            wait_s = max(1, -(-(climbed.wait_us - self._calls.clock.now_us()) // _US))
+        message = f"route {route.name!r} has no rung left for this call: {climbed.reason or 'none could be taken'}"
+        more: dict[str, object] = {"call_id": call_id, "route": route.name}
+        if climbed.cause in ("first_token", "slow"):
+            return Problem(504, "too_slow", message, more, retry_after_s=wait_s)
+        return Problem(503, "no_rung", message, more, retry_after_s=wait_s)
+
+    def _entry(self, request: Request, ask: CacheAsk, attempt: Attempt, body: bytes, content_type: str) -> CacheEntry:
+        now_us, policy, charge = self._calls.clock.now_us(), ask.policy, attempt.charge
+        expires_us = now_us + policy.ttl_s * _US
+        return CacheEntry(
+            key=ask.key,
+            tenant=ask.tenant,
+            route=ask.route,
+            body=body,
+            content_type=content_type,
+            stream=request.facts.stream,
+            provider=attempt.opening.provider,
+            model=charge.model or attempt.opening.model,
+            cost=charge.amount,
+            usage=tuple(sorted(charge.usage.counts().items())) if charge.usage is not None else (),
+            attempt_id=attempt.opening.attempt_id,
+            stored_us=now_us,
+            expires_us=expires_us,
+            stale_us=expires_us + policy.stale_s * _US,
+            tags=policy.tags,
+            response_id=attempt.response_id,
+            finish=attempt.finish,
+            operation=attempt.opening.operation,
+        )
+
+
+def _free(entry: CacheEntry, tier: CacheTier) -> Charge:
+    return Charge(
+        NanoUSD(0),
+        None,
+        NO_USAGE,
+        provider=entry.provider,
+        model=entry.model,
+        notes=(f"answered by the cache: {tier}",),
+    )
+
+
+def _hit_decision(route: Route, kept: Kept) -> str:
+    found: dict[str, Any] = {
+        "rung": "cached", "why": "kept", "route": route.name, "candidates": [], "propensity": 1, "cache": kept.said,
+    }  # fmt: skip
+    return _encode(found).decode()
+
+
+def _translated(request: Request, by: Attempting, done: Settled, given: HttpAnswer) -> HttpAnswer:
+    """An answer, or an error, in the client's dialect."""
+    dialect = request.to.dialect
+    if given.status >= 400:
+        text = done.attempt.error if done.attempt else ""
+        more = {"code": "upstream_refused", "call_id": done.opening.call_id, "provider": done.opening.provider}
+        body = dialect.error_body(given.status, "upstream_refused", text or f"HTTP {given.status}", more)
+    else:
+        theirs, ours = speaker(by.to.dialect), speaker(dialect)
+        assert theirs is not None
+        assert ours is not None
+        try:
+            body = translate_answer(theirs, ours, given.body)
+        except ValueError as error:
+            more = {"call_id": done.opening.call_id, "provider": done.opening.provider}
+            raise Problem(502, "upstream_unreadable", f"the answer cannot be translated: {error}"[:400], more) from None
+    kept = tuple(pair for pair in given.headers if pair[0] in ("retry-after", "request-id", "x-request-id"))
+    return HttpAnswer(given.status, (("content-type", "application/json"), *kept), body)

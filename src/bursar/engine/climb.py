@@ -1,0 +1,621 @@
+"""Takes a call up the rungs of its route: the order of I/O, with what ``core.routes`` decides.
+
+Rule 1: every attempt is a call of its own through the states of ``core.call``: held before, settled after, whatever becomes of it.
+Rule 2: as long as the client has seen nothing, an attempt may be left for the next rung; after that only where the route lets
+        another one go on with the answer. The first attempt that shows something
+        has the client to itself: all others are cancelled and settled.
+Rule 3: there is no waiting while another rung is there. Where there is none, the same is tried again within the retry budget.
+Rule 4: the time that is left is split over the rungs that are left; one that shows nothing in its time is left.
+Rule 5: an answer is passed on, or an error as the provider said it, or a refusal that names every rung and why: one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from bursar.core.breaker import Verdict
+from bursar.core.caching import CacheEntry, CacheTier
+from bursar.core.call import Done, Refused, Settled
+from bursar.core.failures import WAYS, Cause
+from bursar.core.money import NanoUSD
+from bursar.core.retries import HedgeBudget, RetryBudget, backoff_s
+from bursar.core.routes import Limit, Pick, Route, RouteRung, Standing, limit_ms, next_after, pick
+from bursar.core.values import valueclass
+
+from .health import Health, Target, TargetHealth
+
+__all__ = ["Candidate", "Candidates", "Climb", "Climbed", "Kept", "RouteStates", "Why"]
+
+_US: Final = 1_000_000
+# Where a route says nothing, and others are left to go to: three times what all but one in a hundred take, at least and, before
+# enough were seen, at most.
+_USUAL: Final = Limit(quantile=990, factor=3_000)
+_FIRST_TOKEN_MS: Final = (2_000, 30_000)
+_TOTAL_MS: Final = (5_000, 300_000)
+_RETRY_WAIT_S_MAX: Final = 20.0
+_NO_VERDICT: Final = Verdict("closed")
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@valueclass
+class Kept:
+    """What the response cache has for a call: a fresh entry with its tier, and one that is only good for want of another.
+    ``said`` is for the decision."""
+
+    fresh: CacheEntry | None
+    tier: CacheTier
+    stale: CacheEntry | None
+    said: Mapping[str, Any]
+
+
+@valueclass
+class Why:
+    """What the door writes into the attempt's opening. ``serial`` counts the attempts of the call, ``number`` those that left."""
+
+    serial: int
+    number: int
+    rung: str
+    cause: str
+    decision: str
+
+
+class Candidate(Protocol):
+    """One attempt that a door could make."""
+
+    @property
+    def target(self) -> Target: ...
+
+    @property
+    def expected(self) -> NanoUSD | None:
+        """What it is expected to cost."""
+        ...
+
+    @property
+    def context_window(self) -> int | None: ...
+
+    async def make(self, why: Why, shows: Callable[[], bool]) -> Done:
+        """Hold, send, settle. ``shows`` is called once, before the client sees the first of it; False: it must not."""
+        ...
+
+    def cause(self, done: Settled) -> Cause | None:
+        """Why it is no answer."""
+        ...
+
+    def retry_after_s(self) -> float | None: ...
+
+    def goes_on(self) -> bool:
+        """Whether another attempt could go on with the answer of which the client has seen a part."""
+        ...
+
+    def stopping(self, reason: str) -> None:
+        """It is about to be cancelled by us, for this reason."""
+        ...
+
+
+class Candidates(Protocol):
+    """The rungs of a route as attempts of one call."""
+
+    def ready(self, index: int) -> Candidate | str:
+        """The attempt, or why this rung cannot take the call."""
+        ...
+
+
+@valueclass
+class Climbed:
+    """How a call ended. ``by`` is whose answer (or error, where ``cause`` says so) goes to the client, with ``done``; ``kept``
+    what is answered from the cache. Neither: nothing could be done, ``reason`` says why; ``wait_us`` is when to come again, and
+    ``done`` a budget's refusal. ``left_for`` is why the first rung, which is at ``left_provider``, does not answer, "" where it
+    does. ``serial`` and ``number`` are what one more attempt would have."""
+
+    rung: str
+    decision: str
+    serial: int
+    number: int
+    by: Candidate | None = None
+    done: Done | None = None
+    cause: Cause | None = None
+    kept: CacheEntry | None = None
+    tier: CacheTier | None = None
+    reason: str = ""
+    wait_us: int = 0
+    left_for: str = ""
+    left_provider: str = ""
+
+
+class RouteStates:
+    """What is remembered of routes: what of their retries and hedges is left. One per process."""
+
+    def __init__(self) -> None:
+        self._retries: dict[tuple[str, int], RetryBudget] = {}
+        self._hedges: dict[tuple[str, int], HedgeBudget] = {}
+
+    def retries(self, route: Route) -> RetryBudget:
+        return self._retries.setdefault((route.name, route.retry_share), RetryBudget(route.retry_share))
+
+    def hedges(self, route: Route) -> HedgeBudget:
+        share = route.hedge.spend if route.hedge else 0
+        return self._hedges.setdefault((route.name, share), HedgeBudget(share))
+
+
+class _Running:
+    """An attempt under way. ``first`` is done when the client begins to see it, or when it has ended."""
+
+    __slots__ = ("began_s", "candidate", "first", "health", "index", "limit_s", "shown", "task")
+
+    def __init__(self, index: int, candidate: Candidate, health: TargetHealth, limit_s: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.index = index
+        self.candidate = candidate
+        self.health = health
+        self.limit_s = limit_s
+        self.began_s = loop.time()
+        self.first: asyncio.Future[None] = loop.create_future()
+        self.shown = False
+        self.task: asyncio.Task[Done]
+
+    def left_s(self, now_s: float) -> float | None:
+        return None if self.limit_s is None else self.began_s + self.limit_s - now_s
+
+    def ended(self, _task: object) -> None:
+        if not self.first.done():
+            self.first.set_result(None)
+
+
+@valueclass
+class _Ended:
+    index: int
+    candidate: Candidate
+    done: Done | None
+    cause: Cause | None
+    shown: bool = False
+
+
+class Climb:
+    """One call. ``draw`` gives numbers from 0 to 1, ``now_us`` microseconds since 1970."""
+
+    def __init__(
+        self,
+        route: Route,
+        candidates: Candidates,
+        health: Health,
+        states: RouteStates,
+        *,
+        kept: Kept,
+        stream: bool,
+        now_us: Callable[[], int],
+        draw: Callable[[], float],
+    ) -> None:
+        self._route = route
+        self._candidates = candidates
+        self._health = health
+        self._retries = states.retries(route)
+        self._hedges = states.hedges(route)
+        self._kept = kept
+        self._stream = stream
+        self._now_us = now_us
+        self._draw = draw
+        self._began_s = asyncio.get_running_loop().time()
+        self._ready: dict[int, Candidate | str] = {}
+        self._standings: dict[int, Standing] = {}
+        self._passed: dict[int, str] = {}
+        self._failed: dict[int, Cause] = {}
+        self._taken: set[int] = set()
+        self._winner: _Running | None = None
+        self._running: set[_Running] = set()
+        self._attempts = 0
+        self._left = 0
+        self._cost = 0
+        self._last: _Ended | None = None
+        self._first_cause = ""
+
+    # --- the climb --------------------------------------------------------------------------------------------
+
+    async def run(self) -> Climbed:
+        self._retries.requested()
+        route = self._route
+        order: Sequence[int] = range(len(route.rungs))
+        try:
+            while True:
+                chosen = self._choose(order)
+                self._passed.update(chosen.passed)
+                index = chosen.index
+                if index is None:
+                    return self._nothing(chosen.wait_us)
+                rung = route.rungs[index]
+                if rung.kind == "refuse":
+                    return self._nothing(chosen.wait_us)
+                if rung.kind == "stale" or (rung.kind == "cached" and self._kept.fresh is not None):
+                    return self._from_cache(index)
+                if rung.kind == "cached":
+                    self._passed[index] = "nothing fresh is kept for it"
+                    order = [each for each in order if each > index]
+                    continue
+                if stop := self._must_stop(index, chosen):
+                    self._passed[index] = stop
+                    order = [each for each in order if route.rungs[each].kind != "model"]
+                    continue
+                ended = await self._attempt(index, chosen, order)
+                self._last = ended
+                if ended.cause is None or (ended.shown and not ended.candidate.goes_on()):
+                    return self._answered(ended)
+                if ended.shown:
+                    self._winner = None
+                    self._ready.clear()  # what is asked now is how it goes on
+                self._first_cause = self._first_cause or ended.cause
+                order = await self._after(ended)
+        finally:
+            await self._stop(self._running)
+
+    def _choose(self, order: Sequence[int]) -> Pick:
+        now_us = self._now_us()
+        for index in order:
+            rung = self._route.rungs[index]
+            if rung.kind != "model":
+                continue
+            standing = self._standings[index] = self._standing(index, rung, now_us)
+            if not standing.barred and standing.verdict.state != "open":
+                break  # nothing after it needs to be looked at
+        has_stale = self._kept.stale is not None or self._kept.fresh is not None
+        return pick(self._route, order, self._standings, has_stale=has_stale)
+
+    def _standing(self, index: int, rung: RouteRung, now_us: int) -> Standing:
+        ready = self._ready.get(index)
+        if ready is None:
+            ready = self._ready[index] = self._candidates.ready(index)
+        if isinstance(ready, str):
+            return Standing(_NO_VERDICT, barred=ready)
+        verdict = self._health.of(ready.target, rung.breaker).verdict(now_us)
+        return Standing(verdict, expected=ready.expected)
+
+    def _must_stop(self, index: int, chosen: Pick) -> str:
+        """Why no more attempts are made, "" where one is."""
+        route = self._route
+        if self._attempts >= route.attempts_max:
+            return f"{self._attempts} attempts were made, attempts is {route.attempts_max}"
+        expected = self._standings[index].expected or 0
+        if route.cost_max is not None and self._cost and self._cost + expected > route.cost_max:
+            return f"its attempts cost {self._cost} nano-USD so far, cost_max is {route.cost_max}"
+        left = self._left_s()
+        if left is not None and left <= 0:
+            return f"the deadline of {route.deadline_ms} ms is over"
+        if chosen.panic:
+            health = self._health_of(index)
+            if not health.throttle.admits(self._now_us(), self._draw()):
+                return f"{health.verdict(self._now_us()).why}; nothing else is left, and most calls to it fail"
+        return ""
+
+    async def _after(self, ended: _Ended) -> Sequence[int]:
+        """The rungs that may be tried after an attempt failed."""
+        route, cause = self._route, ended.cause
+        assert cause is not None
+        self._failed[ended.index] = cause
+        order = next_after(
+            route, ended.index, cause, roomier=self._roomier(ended.index) if cause == "context" else frozenset()
+        )
+        order = tuple(index for index in order if index not in self._taken)
+        if WAYS[cause] != "same" or self._attempts >= route.attempts_max or self._has_model(order):
+            return order
+        wait_s = ended.candidate.retry_after_s()
+        if wait_s is None:
+            wait_s = backoff_s(self._attempts, self._draw())
+        left = self._left_s()
+        if (left is not None and wait_s >= left) or wait_s > _RETRY_WAIT_S_MAX or not self._retries.take():
+            return order
+        await asyncio.sleep(wait_s)
+        self._ready.pop(ended.index, None)
+        return (ended.index, *order)
+
+    def _has_model(self, order: Sequence[int]) -> bool:
+        """Whether another model could be asked now."""
+        now_us = self._now_us()
+        for index in order:
+            rung = self._route.rungs[index]
+            if rung.kind != "model":
+                continue
+            standing = self._standings[index] = self._standing(index, rung, now_us)
+            if not standing.barred and standing.verdict.state != "open":
+                return True
+        return False
+
+    def _roomier(self, index: int) -> frozenset[int]:
+        this = self._ready[index]
+        window = None if isinstance(this, str) else this.context_window
+        found: set[int] = set()
+        for after in range(index + 1, len(self._route.rungs)):
+            if self._route.rungs[after].kind == "model":
+                self._standing(after, self._route.rungs[after], self._now_us())
+                other = self._ready[after]
+                if window is not None and not isinstance(other, str) and (other.context_window or 0) > window:
+                    found.add(after)
+        return frozenset(found)
+
+    # --- one attempt, or two ----------------------------------------------------------------------------------
+
+    async def _attempt(self, index: int, chosen: Pick, order: Sequence[int]) -> _Ended:
+        first = self._start(index, chosen, hedges=False)
+        hedge = self._route.hedge
+        hedge_s: float | None = None
+        if hedge is not None:
+            found = limit_ms(hedge.after, self._quantile(first.health, hedge.after))
+            hedge_s = None if found is None else found / 1_000
+        return await self._watch(first, hedge_s, [each for each in order if each > index])
+
+    async def _watch(self, first: _Running, hedge_s: float | None, order: Sequence[int]) -> _Ended:
+        loop = asyncio.get_running_loop()
+        running = [first]
+        while True:
+            now_s = loop.time()
+            waits = [left for each in running if (left := each.left_s(now_s)) is not None]
+            if hedge_s is not None:
+                waits.append(first.began_s + hedge_s - now_s)
+            timeout = max(0.0, min(waits)) if waits else None
+            await asyncio.wait([each.first for each in running], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if self._winner is not None:
+                return await self._won(self._winner, running)
+            ended: _Ended | None = None
+            for each in [each for each in running if each.task.done()]:
+                running.remove(each)
+                ended = self._ended(each)
+                if ended.cause is None:
+                    await self._stop(running)
+                    return ended
+                self._failed[each.index] = ended.cause
+            now_s = loop.time()
+            for each in [each for each in running if (left := each.left_s(now_s)) is not None and left <= 0]:
+                running.remove(each)
+                ended = await self._late(each)
+            if not running:
+                assert ended is not None
+                return ended
+            if hedge_s is not None and now_s >= first.began_s + hedge_s:
+                hedge_s = None
+                if (other := self._hedge(order)) is not None:
+                    running.append(other)
+
+    def _start(self, index: int, chosen: Pick, *, hedges: bool) -> _Running:
+        candidate, health = self._ready[index], self._health_of(index)
+        assert not isinstance(candidate, str)
+        self._attempts += 1
+        self._taken.add(index)
+        why = self._why(index, chosen, hedges=hedges)
+        running = _Running(index, candidate, health, self._limit_s(index, health))
+        health.sending(self._now_us(), probe=chosen.probe)
+
+        def shows() -> bool:
+            if self._winner is None:
+                self._winner = running
+                running.shown = True
+                running.ended(None)
+            return self._winner is running
+
+        running.task = asyncio.create_task(candidate.make(why, shows))
+        running.task.add_done_callback(running.ended)
+        self._running.add(running)
+        return running
+
+    def _hedge(self, order: Sequence[int]) -> _Running | None:
+        models = [index for index in order if self._route.rungs[index].kind == "model" and index not in self._taken]
+        chosen = self._choose(models)
+        if chosen.index is None or chosen.panic or self._must_stop(chosen.index, chosen):
+            return None
+        if not self._hedges.take(self._standings[chosen.index].expected):
+            return None
+        return self._start(chosen.index, chosen, hedges=True)
+
+    async def _won(self, winner: _Running, running: Sequence[_Running]) -> _Ended:
+        await self._stop([each for each in running if each is not winner])
+        await asyncio.wait([winner.task])
+        ended = self._ended(winner)
+        return _Ended(ended.index, ended.candidate, ended.done, ended.cause, shown=True)
+
+    def _ended(self, running: _Running) -> _Ended:
+        """What became of an attempt that has ended by itself. Passes on what it raised."""
+        self._running.discard(running)
+        candidate, health, now_us = running.candidate, running.health, self._now_us()
+        done = running.task.result()
+        if isinstance(done, Refused):
+            health.gone()
+            return _Ended(running.index, candidate, done, "budget" if done.refusal else None)
+        cause = candidate.cause(done)
+        attempt = done.attempt
+        if attempt is not None:
+            self._left += 1
+            self._cost += attempt.charge.amount or 0
+            self._hedges.spent(attempt.charge.amount or 0)
+        if cause == "budget" or (attempt is not None and attempt.status in ("cancelled", "ended")):
+            health.gone()
+        else:
+            wait_s = candidate.retry_after_s() if cause is not None else None
+            health.ended(now_us, attempt, cause, retry_after_s=wait_s)
+        return _Ended(running.index, candidate, done, cause)
+
+    async def _late(self, running: _Running) -> _Ended:
+        """Leave an attempt that has shown nothing in its time."""
+        cause: Cause = "first_token" if self._stream else "slow"
+        assert running.limit_s is not None
+        what = "nothing was shown" if self._stream else "no answer came"
+        running.candidate.stopping(f"{what} within {running.limit_s * 1_000:.0f} ms")
+        await self._stop([running])
+        self._left += 1
+        self._cost += running.candidate.expected or 0
+        running.health.late(self._now_us(), cause, running.limit_s * 1_000, stream=self._stream)
+        return _Ended(running.index, running.candidate, None, cause)
+
+    async def _stop(self, running: Sequence[_Running] | set[_Running]) -> None:
+        """Cancel attempts and wait until they are settled."""
+        tasks = [each.task for each in running]
+        for each in tuple(running):
+            if not each.task.done():
+                each.candidate.stopping("another attempt was faster" if self._winner else "it was left")
+                each.task.cancel()
+                each.health.gone()
+            self._running.discard(each)
+        if tasks:
+            await asyncio.shield(asyncio.gather(*tasks, return_exceptions=True))
+
+    # --- figures ----------------------------------------------------------------------------------------------
+
+    def _health_of(self, index: int) -> TargetHealth:
+        ready = self._ready[index]
+        assert not isinstance(ready, str)
+        return self._health.of(ready.target, self._route.rungs[index].breaker)
+
+    def _left_s(self) -> float | None:
+        if self._route.deadline_ms is None:
+            return None
+        return self._route.deadline_ms / 1_000 - (asyncio.get_running_loop().time() - self._began_s)
+
+    def _quantile(self, health: TargetHealth, limit: Limit | None) -> float | None:
+        if limit is None or limit.quantile is None:
+            return None
+        return (health.first_token if self._stream else health.total).quantile(limit.quantile)
+
+    def _limit_s(self, index: int, health: TargetHealth) -> float | None:
+        """How long this attempt may show nothing, or (a whole answer) take."""
+        rung = self._route.rungs[index]
+        said = rung.first_token if self._stream else rung.total
+        found = limit_ms(said, self._quantile(health, said))
+        rest = [
+            each
+            for each in range(index + 1, len(self._route.rungs))
+            if self._route.rungs[each].kind in ("model", "stale")
+        ]
+        if found is None and rest:
+            least, most = _FIRST_TOKEN_MS if self._stream else _TOTAL_MS
+            usual = limit_ms(_USUAL, self._quantile(health, _USUAL))
+            found = float(most) if usual is None else min(max(usual, least), most)
+        left = self._left_s()
+        if left is None:
+            return None if found is None else found / 1_000
+        models = 1 + sum(self._route.rungs[each].kind == "model" for each in rest)
+        share = max(left / models, 0.0)
+        return share if found is None else min(found / 1_000, share)
+
+    # --- how it ends ------------------------------------------------------------------------------------------
+
+    def _answered(self, ended: _Ended) -> Climbed:
+        return self._end(ended.index, by=ended.candidate, done=ended.done, cause=ended.cause)
+
+    def _from_cache(self, index: int) -> Climbed:
+        kept = self._kept
+        tier: CacheTier = kept.tier if kept.fresh is not None else "stale"
+        return self._end(index, kept=kept.fresh or kept.stale, tier=tier)
+
+    def _nothing(self, wait_us: int) -> Climbed:
+        """Nothing is left: the last provider's own error where there is one, a budget's refusal, or our own words."""
+        last = self._last
+        if last is not None and last.done is not None:
+            return self._answered(last)
+        reasons: list[str] = []
+        for index, rung in enumerate(self._route.rungs):
+            why = self._passed.get(index) or (f"failed: {self._failed[index]}" if index in self._failed else "")
+            if why:
+                reasons.append(f"{_named(rung)}: {why}")
+        return self._end(-1, cause=last.cause if last else None, reason="; ".join(reasons), wait_us=wait_us)
+
+    def _end(
+        self,
+        index: int,
+        *,
+        by: Candidate | None = None,
+        done: Done | None = None,
+        cause: Cause | None = None,
+        kept: CacheEntry | None = None,
+        tier: CacheTier | None = None,
+        reason: str = "",
+        wait_us: int = 0,
+    ) -> Climbed:
+        decision = ""
+        if by is None:  # an attempt has its decision already
+            decision = self._decision(index, "taken" if index >= 0 else "refused", kept_tier=tier or "")
+        return Climbed(
+            rung=self._route.rungs[index].name if index >= 0 else "refused",
+            decision=decision,
+            serial=self._attempts + 1,
+            number=self._left + 1,
+            by=by,
+            done=done,
+            cause=cause,
+            kept=kept,
+            tier=tier,
+            reason=reason,
+            wait_us=wait_us,
+            left_for=self._left_for(),
+            left_provider=self._first_provider(),
+        )
+
+    def _left_for(self) -> str:
+        """Why the first rung does not answer: its failure, its open breaker, or that it cannot take the call."""
+        if self._first_cause:
+            return self._first_cause
+        first = self._first_model()
+        if first not in self._passed:
+            return ""
+        standing = self._standings.get(first)
+        return "open" if standing is not None and standing.verdict.state == "open" else "barred"
+
+    def _first_model(self) -> int:
+        return next((index for index, rung in enumerate(self._route.rungs) if rung.kind == "model"), -1)
+
+    def _first_provider(self) -> str:
+        ready = self._ready.get(self._first_model())
+        return "" if ready is None or isinstance(ready, str) else ready.target.provider
+
+    # --- decisions --------------------------------------------------------------------------------------------
+
+    def _why(self, index: int, chosen: Pick, *, hedges: bool) -> Why:
+        verdict = "panic" if chosen.panic else "probe" if chosen.probe else "hedge" if hedges else "taken"
+        rung = self._route.rungs[index]
+        number = self._left + len(self._running) + 1
+        return Why(self._attempts, number, rung.name, self._left_for(), self._decision(index, verdict))
+
+    def _decision(self, taken: int, verdict: str, kept_tier: str = "") -> str:
+        """Everything the choice was made of, as JSON."""
+        candidates: list[dict[str, Any]] = []
+        for index, rung in enumerate(self._route.rungs):
+            found: dict[str, Any] = {"rung": rung.name}
+            ready = self._ready.get(index)
+            if ready is not None and not isinstance(ready, str):
+                found |= {"provider": ready.target.provider, "model": ready.target.model}
+            elif rung.provider:
+                found |= {"provider": rung.provider, "model": rung.model}
+            standing = self._standings.get(index)
+            if standing is not None:
+                found["breaker"] = standing.verdict.state
+                if standing.expected is not None:
+                    found["expected_nanousd"] = standing.expected
+            if index == taken:
+                found["verdict"] = verdict
+            elif index in self._failed:
+                found |= {"verdict": "failed", "why": self._failed[index]}
+            elif index in self._passed:
+                found |= {"verdict": "passed", "why": self._passed[index]}
+            else:
+                found["verdict"] = "not needed"
+            candidates.append(found)
+        rung = self._route.rungs[taken].name if taken >= 0 else "refused"
+        decision = {
+            "rung": rung,
+            "why": self._reason(taken, verdict),
+            "route": self._route.name,
+            "candidates": candidates,
+            "propensity": 1,
+            "cache": {**self._kept.said, "tier": kept_tier} if kept_tier else self._kept.said,
+        }
+        return _encode(decision).decode()
+
+    def _reason(self, taken: int, verdict: str) -> str:
+        if verdict in ("panic", "probe", "hedge", "refused"):
+            return verdict
+        if self._first_cause:
+            return f"the rung before it failed: {self._first_cause}"
+        passed = [f"{_named(self._route.rungs[index])}: {why}" for index, why in self._passed.items() if index < taken]
+        return f"passed over {'; '.join(passed)}" if passed else "asked"
+
+
+def _named(rung: RouteRung) -> str:
+    return f"{rung.name} ({rung.provider}/{rung.model})" if rung.provider else rung.name

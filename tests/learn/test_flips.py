@@ -1,0 +1,94 @@
+"""Questions that sound alike and want different answers: none is answered with the other's answer, however much is known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from bursar.adapters.embedders import LocalEmbedder
+from bursar.core.errors import ConfigError
+from bursar.learn import guard_words
+from bursar.learn.evidence import STATE_VERSION as EVIDENCE_VERSION
+from bursar.learn.guards import difference, signature
+from bursar.learn.ngrams import hashed_ngrams
+from bursar.learn.semantic import STATE_VERSION, SimilarAnswers
+
+from .flips import HELD_OUT, flips
+from .minilm import minilm
+
+FLIPS = tuple(flips(77))
+OPENERS = ("", "Please, ", "Hello! ", "Thanks. ")
+
+
+def promoted() -> SimilarAnswers:
+    """As if a billion checks had agreed, in every stratum: nothing but the guards is left to refuse."""
+    stratum = {
+        "tries": 1, "right": 10**9, "wrong": 0, "served": 0, "promoted": True, "passed": True, "checked": 10**9, "mistaken": 0,
+    }  # fmt: skip
+    route = {"version": EVIDENCE_VERSION, "errors": 0.05, "strata": [stratum] * 4}
+    answers = SimilarAnswers()
+    answers.restore({"version": STATE_VERSION, "routes": {"route": route}})
+    return answers
+
+
+def served(embed: Callable[[Sequence[str]], Any], pairs: Sequence[tuple[Sequence[str], str]]) -> list[tuple[str, str]]:
+    """The questions that got an answer, with what was found for them."""
+    texts = list(dict.fromkeys(text for kept, asked in pairs for text in (*kept, asked)))
+    vectors = dict(zip(texts, embed(texts), strict=True))
+    found: list[tuple[str, str]] = []
+    for kept, asked in pairs:
+        answers = promoted()
+        for number, text in enumerate(kept):
+            answers.add("space", str(number), text, vectors[text], answer="the answer")
+        match = answers.find("space", "route", asked, vectors[asked], delta=0.05, draw=0.999, shadow=0.0)
+        if match is not None and match.serve:
+            found.append((asked, match.why))
+    return found
+
+
+def spread(kept: Sequence[str]) -> list[str]:
+    """Asked politely, too: the more questions agree, the surer a hit looks."""
+    return [opener + text for text in kept for opener in OPENERS]
+
+
+PAIRS = [(spread(flip.kept), flip.asked) for flip in FLIPS]
+SAME = [
+    (spread([flip.kept[0]]), "Kindly, " + flip.kept[0][:1].lower() + flip.kept[0][1:])
+    for flip in FLIPS
+    if flip.kind in {"held-out opposites", "number", "negation"}
+]
+
+
+def test_the_suite_is_large_and_holds_words_out() -> None:
+    """More than a thousand pairs of many kinds; no guard's list has one of the opposites that are held out."""
+    kinds = Counter(flip.kind for flip in FLIPS)
+    assert sum(kinds.values()) >= 1_000
+    assert len(kinds) >= 15
+    listed = {*guard_words.AXES, *guard_words.NEGATIONS, *guard_words.QUANTIFIERS, *guard_words.SAME_WORDS}
+    assert not listed & {word for pair in HELD_OUT for word in pair}
+
+
+def test_every_flip_is_a_difference() -> None:
+    """The guards alone tell every pair apart, without what the vectors or the evidence say."""
+    same = [(kept, flip.asked) for flip in FLIPS for kept in flip.kept if not difference(signature(kept), signature(flip.asked))]
+    assert same == []
+
+
+def test_no_flip_is_served_by_ngrams() -> None:
+    """With all evidence there could be, no flip gets the other question's answer; the question itself, worded a little differently,
+    does."""
+    assert served(hashed_ngrams, PAIRS) == []
+    assert len(served(hashed_ngrams, SAME)) > len(SAME) * 0.9
+
+
+def test_no_flip_is_served_by_a_sentence_model() -> None:
+    """The same with the local model, to which opposites are alike."""
+    try:
+        model = LocalEmbedder(minilm())
+    except ConfigError as error:
+        pytest.skip(f"the local model is an optional part: {error}")
+    assert served(model._encoder.encode, PAIRS) == []
+    assert len(served(model._encoder.encode, SAME)) > len(SAME) * 0.9
