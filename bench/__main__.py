@@ -18,6 +18,7 @@ PARTS = {
     "imports": "bursar import, and bursar spend over what was imported",
     "otlp": "spans/s of telemetry, from the request to the ledger, and what happens beyond",
     "ledger": "group-by over ten million rows (not in --quick)",
+    "routes": "what a route of two rungs adds to a request, and what an answer from the cache costs",
     "peers": "other gateways beside us (only with --peers; installs them under .peers/)",
     "outage": "an outage of the first provider of two (only with --peers or --only outage; with --peers beside LiteLLM)",
     "sdk": "the SDK beside other tools' (only with --peers; installs them under .venv-bench/)",

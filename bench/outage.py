@@ -28,7 +28,7 @@ from bench.measure import BURSAR, BenchError, Processes, median, percentile, run
 from bench.outage_providers import MODES, Knocks, Mode
 from bench.outage_sides import BURSAR_SIDE, FALLBACK, LANES, PRIMARY, Exchange, Lane, Pair, Side, start_side
 from bench.peers import install
-from bench.report import Figure, Report, not_measured
+from bench.report import Figure, Report, aligned, not_measured, shown
 
 __all__ = ["Outcome", "Script", "measure", "outcome", "play", "prove"]
 
@@ -47,8 +47,8 @@ class Script:
     healthy: int
     outage: int
     recovery: int
-    warm: int = 30
-    warm_every_s: float = 0.8
+    warm: int = 25
+    warm_every_s: float = 1.6
     paces_ms: tuple[float, float] = (200.0, 250.0)
     breaker_open: str = "30s"
 
@@ -62,8 +62,8 @@ class Script:
         return "outage" if number < self.healthy + self.outage else "recovery"
 
 
-_WHOLE = Script(every_s=4, healthy=9, outage=15, recovery=15)
-_QUICK = Script(every_s=1, healthy=5, outage=15, recovery=20, warm=24, warm_every_s=0.4, breaker_open="7s")
+_WHOLE = Script(every_s=4, healthy=5, outage=15, recovery=15)
+_QUICK = Script(every_s=2.5, healthy=4, outage=12, recovery=16, warm_every_s=1.2, breaker_open="15s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +126,10 @@ async def _measure(processes: Processes, directory: Path, script: Script, *, pee
         outcomes = {(side.name, mode): outcome(side, mode, window, knocks) for side in sides for mode in MODES}
     proof = prove(processes, sides[0])
     await _stop(sides)
-    beside = [side.name for side in sides[1:]]
-    figures = [figure for mode in MODES for figure in _figures(mode, outcomes, beside)]
-    if len(beside) < len(_LITELLM):
+    names = [side.name for side in sides]
+    rows = [row for mode in MODES for row in _rows(mode, [outcomes[name, mode] for name in names])]
+    figures = [figure for row in rows for figure in row.figures(names)]
+    if len(names) <= len(_LITELLM):
         figures.append(not_measured("LiteLLM's proxy", why))
     notes = (
         f"1 request / {script.every_s:g} s in each of {len(LANES)} lanes of each side, {script.outage} of them in the outage",
@@ -137,7 +138,7 @@ async def _measure(processes: Processes, directory: Path, script: Script, *, pee
         proof,
         *_errors(sides),
     )
-    return Report("outage", tuple(figures), notes)
+    return _Table("outage", tuple(figures), notes, names, rows)
 
 
 async def _stop(sides: Iterable[Side]) -> None:
@@ -318,7 +319,10 @@ def _share(attempts: Sequence[int | None], requests: int) -> float | None:
 
 def _added(pair: Pair) -> list[float | None]:
     """What each request of the outage took longer than the fallback's own answers, in the order they were sent."""
-    usual = median(one.ms for one in pair.controls if one.ms is not None)
+    answered = [one.ms for one in pair.controls if one.ms is not None]
+    if not answered:
+        raise BenchError(f"the fallback itself never answered: {pair.controls[0].error}")
+    usual = median(answered)
     sent = sorted((one for one in pair.asked if one.phase == "outage"), key=lambda one: one.at_s)
     return [None if one.ms is None else one.ms - usual for one in sent]
 
@@ -337,18 +341,18 @@ def _errors(sides: Iterable[Side]) -> list[str]:
     return said
 
 
-_MEASURES: tuple[
-    tuple[str, str, str, Callable[[Mode, Outcome], float | None], Callable[[Outcome], float] | None], ...
-] = (
-    ("attempts at the primary in the outage", "", "<= 3", lambda _, o: o.attempts, lambda _: 3),
-    ("first request, added", "ms", "one fast failure", lambda _, o: o.first, lambda _: _ADDED_MS_MAX),
-    ("later ones, added, p50", "ms", "+0 ms", lambda _, o: _later(o, 50), lambda _: 1.0),
-    ("later ones, added, p99", "ms", "<= 20 ms", lambda _, o: _later(o, 99), lambda _: _ADDED_MS_MAX),
-    ("errors that clients saw", "", "0", lambda _, o: o.errors, lambda _: 0),
-    ("attempts for a request, whole run", "", "<= 1.1", lambda _, o: o.amplification, lambda _: 1.1),
-    ("attempts for a request, in the outage", "", "", lambda _, o: o.amplification_outage, None),
-    ("from its end to the primary's next answer", "s", "", lambda _, o: o.recovery_s, None),
-    ("healthy requests that left the primary", "", "", lambda _, o: o.left_healthy, None),
+_NOT_SEEN = "not seen within the script"
+_UNSEEN = not_measured("", _NOT_SEEN).note
+_MEASURES: tuple[tuple[str, str, str, Callable[[Outcome], float | None], Callable[[Outcome], float] | None], ...] = (
+    ("attempts at the primary in the outage", "", "<= 3", lambda o: o.attempts, lambda _: 3),
+    ("first request, added", "ms", "one fast failure", lambda o: o.first, lambda _: _ADDED_MS_MAX),
+    ("later ones, added, p50", "ms", "+0 ms", lambda o: _later(o, 50), lambda _: 1.0),
+    ("later ones, added, p99", "ms", "<= 20 ms", lambda o: _later(o, 99), lambda _: _ADDED_MS_MAX),
+    ("errors that clients saw", "", "0", lambda o: o.errors, lambda _: 0),
+    ("attempts for a request, whole run", "", "<= 1.1", lambda o: o.amplification, lambda _: 1.1),
+    ("attempts for a request, in the outage", "", "", lambda o: o.amplification_outage, None),
+    ("from its end to the primary's next answer", "s", "", lambda o: o.recovery_s, None),
+    ("healthy requests that left the primary", "", "", lambda o: o.left_healthy, None),
 )
 
 
@@ -356,26 +360,53 @@ def _later(found: Outcome, percent: float) -> float | None:
     return percentile(found.later, percent) if found.later else None
 
 
-def _figures(mode: Mode, outcomes: Mapping[tuple[str, Mode], Outcome], beside: Sequence[str]) -> Iterable[Figure]:
-    """Ours, with the last of the others as the reference and the rest in words."""
-    ours = outcomes[BURSAR_SIDE, mode]
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One measure of one mode, for each side; the goal is ours."""
+
+    title: str
+    unit: str
+    values: tuple[float | None, ...]
+    goal: str
+    met: bool | None
+
+    def figures(self, names: Sequence[str]) -> Iterable[Figure]:
+        for side, value in zip(names, self.values, strict=True):
+            name = self.title if side == BURSAR_SIDE else f"{self.title} ({side})"
+            if value is None:
+                yield not_measured(name, _NOT_SEEN)
+            elif side == BURSAR_SIDE:
+                yield Figure(name, value, self.unit, goal=self.goal, goal_met=self.met)
+            else:
+                yield Figure(name, value, self.unit)
+
+    def cells(self) -> tuple[str, ...]:
+        told = ["-" if value is None else f"{shown(value)} {self.unit}".strip() for value in self.values]
+        return (self.title, *told, self.goal, {True: "met", False: "MISSED", None: ""}[self.met])
+
+
+def _rows(mode: Mode, outcomes: Sequence[Outcome]) -> Iterable[_Row]:
+    ours = outcomes[0]
     for name, unit, goal, value, limit_of in _MEASURES:
-        found = value(mode, ours)
+        values = tuple(value(found) for found in outcomes)
         limit = None if limit_of is None else limit_of(ours)
-        if mode == "hang" and "added, p50" not in name and unit == "ms" and limit is not None:
+        if mode == "hang" and unit == "ms" and limit == _ADDED_MS_MAX:
             # Nothing is known of a hung provider before the time is over in which it usually answers.
             limit += ours.limit
-            goal = f"<= p95 {ours.limit:.0f} ms + {_ADDED_MS_MAX:g} ms"
-        others = {side: value(mode, outcomes[side, mode]) for side in beside}
-        said = "; ".join(f"{side}: {_text(other, unit)}" for side, other in others.items())
-        last = beside[-1] if beside else ""
-        met = None if limit is None or found is None else found <= limit
-        title = f"{mode}: {name}"
-        if found is None:
-            yield not_measured(title, f"not seen within the script{'; ' + said if said else ''}")
-        else:
-            yield Figure(title, found, unit, last, others.get(last), goal, met, said)
+            goal = f"<= its p95, {ours.limit:.0f} ms, + {_ADDED_MS_MAX:g} ms"
+        met = None if limit is None or values[0] is None else values[0] <= limit
+        yield _Row(f"{mode}: {name}", unit, values, goal, met)
 
 
-def _text(value: float | None, unit: str) -> str:
-    return "none" if value is None else f"{value:,.3g} {unit}".strip()
+@dataclass(frozen=True, slots=True)
+class _Table(Report):
+    """The sides beside each other."""
+
+    names: Sequence[str] = ()
+    rows: Sequence[_Row] = ()
+
+    def text(self) -> str:
+        head = ("", *self.names, "goal", "")
+        lines = aligned([head, *(row.cells() for row in self.rows)], right=range(1, 1 + len(self.names)))
+        said = [f"  {each.name}: {each.note}" for each in self.figures if each.value is None and each.note != _UNSEEN]
+        return "\n".join([f"== {self.part} ==", *lines, *said, *(f"  {note}" for note in self.notes)])

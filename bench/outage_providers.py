@@ -30,7 +30,7 @@ MODES: tuple[Mode, ...] = ("503", "refused", "hang")
 
 PROMPT = {
     "messages": [{"role": "user", "content": "How is the weather in Lisbon today, and should I take an umbrella?"}],
-    "max_tokens": 24,
+    "max_tokens": 12,
 }
 
 

@@ -41,8 +41,8 @@ Kind = Literal["whole", "stream"]
 Phase = Literal["warm", "healthy", "outage", "recovery"]
 
 PRIMARY = "gpt-4o-mini"
-FALLBACK = "llama-3.3-70b-versatile"
-CONTROL = "llama-3.1-8b-instant"
+FALLBACK = "gpt-4.1-mini"
+CONTROL = "gpt-4.1-nano"
 """Asked of the fallback itself through the same gateway, all the time: what an answer from there takes."""
 
 BURSAR_SIDE = "Bursar"
@@ -150,7 +150,7 @@ def _bursar_config(pairs: Mapping[Lane, Pair], breaker_open: str) -> dict[str, o
     routes: dict[str, object] = {}
     for lane, pair in pairs.items():
         first, second = f"first-{lane.name}", f"second-{lane.name}"
-        for name, like, provider in ((first, "openai", pair.primary), (second, "groq", pair.fallback)):
+        for name, like, provider in ((first, "openai", pair.primary), (second, "openai", pair.fallback)):
             url = f"http://127.0.0.1:{provider.port}/v1"
             providers[name] = {"like": like, "base_url": url, "key_env": "BURSAR_BENCH_KEY"}
         primary: dict[str, object] = {"model": f"{first}/{PRIMARY}"}

@@ -7,12 +7,12 @@ Rule 2: a goal is met or missed, in so many words. What was not measured says wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Figure", "Report", "not_measured", "write_json"]
+__all__ = ["Figure", "Report", "aligned", "not_measured", "shown", "write_json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +47,34 @@ class Report:
         rows = [("", "", "reference", "", "ratio", "goal", "")]
         for figure in self.figures:
             verdict = {True: "met", False: "MISSED", None: ""}[figure.goal_met]
-            ratio = "" if figure.ratio is None else f"{_number(figure.ratio)} x"
-            reference = "" if figure.reference_value is None else f"{_number(figure.reference_value)} {figure.unit}"
-            value = "not measured" if figure.value is None else f"{_number(figure.value)} {figure.unit}"
+            ratio = "" if figure.ratio is None else f"{shown(figure.ratio)} x"
+            reference = "" if figure.reference_value is None else f"{shown(figure.reference_value)} {figure.unit}"
+            value = "not measured" if figure.value is None else f"{shown(figure.value)} {figure.unit}"
             rows.append((figure.name, value, figure.reference, reference, ratio, figure.goal, verdict))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        right = (False, True, False, True, True, False, False)
-        lines = [
-            "  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)).rstrip()
-            for row in rows
-        ]
+        lines = aligned(rows, right=(1, 3, 4))
         said = [f"  {f.name}: {f.note}" for f in self.figures if f.note]
         return "\n".join([f"== {self.part} ==", *lines, *said, *(f"  {note}" for note in self.notes)])
 
 
-def not_measured(name: str, why: str) -> Figure:
-    return Figure(name, None, "", note=f"not measured: {why}")
+def aligned(rows: Sequence[Sequence[str]], *, right: Container[int]) -> list[str]:
+    """A table's lines. ``right`` are the columns that end together."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            t.rjust(w) if i in right else t.ljust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
-def _number(value: float) -> str:
+def shown(value: float) -> str:
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def not_measured(name: str, why: str) -> Figure:
+    return Figure(name, None, "", note=f"not measured: {why}")
 
 
 def write_json(path: Path, machine: dict[str, Any], reports: Iterable[Report]) -> None:

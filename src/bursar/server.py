@@ -326,6 +326,7 @@ class _Server:
         return Site(
             ask=self._ledger.ask,
             ask_desk=desk.ask,
+            cache=self._cache,
             changed=self._reload_budgets,
             ready=self._ready,
             metrics=self._metrics_text,

@@ -10,6 +10,7 @@ import pytest
 
 from bursar.console.answers import ApiAnswer
 from bursar.console.api import handle
+from route_stories import CALL, fallback, hit
 from seeding import NOW, MemoryLedger
 
 
@@ -63,6 +64,52 @@ def test_a_task_id_may_hold_any_character(ledger: MemoryLedger) -> None:
     assert _get(ledger, f"/api/v1/tasks/{name}")[1]["task"] == name
 
 
+def test_a_call(ledger: MemoryLedger) -> None:
+    """By its id, its beginning, an attempt's id or as the last one; several are a conflict."""
+    fallback(ledger)
+    for name in (CALL, CALL[:9], f"{CALL}.1", "last"):
+        _, body = _get(ledger, f"/api/v1/calls/{name}")
+        assert (body["call_id"], body["answered_by"], body["cost_usd"]) == (CALL, f"{CALL}.2", "0.00123")
+    answer, body = _get(ledger, "/api/v1/calls/nothing")
+    assert (answer.status, body["error"]["field"]) == (404, "id")
+    fallback(ledger, CALL[:9] + "f")
+    answer, body = _get(ledger, f"/api/v1/calls/{CALL[:9]}")
+    assert (answer.status, CALL in body["error"]["message"]) == (409, True)
+
+
+def test_routes(ledger: MemoryLedger) -> None:
+    """Where calls ended; one route when it is named."""
+    fallback(ledger)
+    hit(ledger, "h")
+    _, body = _get(ledger, "/api/v1/routes", "route=fast&limit=2")
+    (route,) = body["routes"]
+    assert [(rung["rung"], rung["calls"]) for rung in route["rungs"]] == [("cached", 1), ("fallback", 1)]
+    assert (route["calls"], route["causes"], body["more_rungs"]) == (2, {"overload": 1}, 1)
+    assert _get(ledger, "/api/v1/routes", "route=other")[1] == {"routes": [], "more_rungs": 0}
+
+
+def test_the_description_of_calls_and_routes_is_true(ledger: MemoryLedger) -> None:
+    """At every level; with and without what a call may lack."""
+    schemas = _get(ledger, "/api/v1/openapi.json")[1]["components"]["schemas"]
+    fallback(ledger)
+    budget = {"name": "b", "subject": "", "window": "day", "unit": "usd", "share": 5, "left": 7, "changed": ["effort"]}
+    ledger.attempt(call_id="other", cost_nanousd=None, decision=json.dumps({"budget": budget}))
+    for name in (CALL, "other"):
+        _, call = _get(ledger, f"/api/v1/calls/{name}")
+        _check(call, schemas["Call"], schemas, name)
+        assert set(call) == _named(schemas["Call"], schemas)
+        assert set(call["attempts"][0]) == _named(schemas["CallAttempt"], schemas)
+    assert set(call["budget"]) == _named(schemas["CallBudget"], schemas)
+    _, call = _get(ledger, f"/api/v1/calls/{CALL}")
+    assert set(call["candidates"][0]) == _named(schemas["Candidate"], schemas)
+    assert set(call["cache"]) == set(schemas["Call"]["properties"]["cache"]["properties"])
+    _, body = _get(ledger, "/api/v1/routes")
+    _check(body, schemas["Routes"], schemas, "routes")
+    assert set(body) == _named(schemas["Routes"], schemas)
+    assert set(body["routes"][0]) == _named(schemas["Route"], schemas)
+    assert set(body["routes"][0]["rungs"][0]) == _named(schemas["RouteRung"], schemas)
+
+
 def test_feed(filled: MemoryLedger) -> None:
     """Newest first, and only what is past the given sequence."""
     _, body = _get(filled, "/api/v1/feed", "after=1&limit=1")
@@ -92,6 +139,9 @@ def test_feed(filled: MemoryLedger) -> None:
         ("overview", "period=week", "period"),
         ("tasks", "by=model", "by"),
         ("tasks/top", "limit=3", "limit"),
+        ("calls/last", "limit=3", "limit"),
+        ("routes", "where=model%3Dx", "where"),
+        ("routes", "limit=10001", "limit"),
         ("openapi.json", "x=1", "x"),
     ],
 )

@@ -18,6 +18,7 @@ from bursar.console.api import handle, methods_of
 from bursar.console.api.openapi import OPENAPI
 from bursar.console.site import Site
 from bursar.core.errors import BooksBusyError
+from bursar.engine.response_cache import ResponseCache
 from seeding import MemoryLedger
 
 _DAY = NOW_US // 86_400_000_000 * 86_400
@@ -296,6 +297,7 @@ class _Console:
         self.site = Site(
             ask=no_ledger,
             ask_desk=self._ask,
+            cache=ResponseCache(lambda: 0),
             changed=self._changed,
             ready=lambda: None,
             metrics=lambda: b"",

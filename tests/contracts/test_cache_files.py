@@ -314,7 +314,7 @@ for number in range(1_000_000):
 
 def test_a_killed_process_leaves_a_whole_file(path: Path) -> None:
     """Its sums are those of its entries, it can be read and written, and it is within its limit."""
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parent)], stdout=subprocess.PIPE
         )
@@ -356,6 +356,27 @@ def test_what_another_process_removes_is_not_served(path: Path) -> None:
     other.close()
 
 
+def test_what_goes_while_it_is_being_kept_is_not_served(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process removes it after the commit and before it is in memory."""
+    one, other = a_sqlite(path), a_sqlite(path)
+    one.put(an_entry("b"))
+    assert one.get("b", now_us())
+    remember = SqliteCache._remember
+
+    def late(cache: SqliteCache, entry: CacheEntry, *rest: Any) -> None:
+        if cache is one and entry.key == "a":
+            other.remove(key="a")
+            cache._looked_s = 0.0
+            cache._reader()
+        remember(cache, entry, *rest)
+
+    monkeypatch.setattr(SqliteCache, "_remember", late)
+    one.put(an_entry("a"))
+    assert one.get("a", now_us()) is None
+    one.close()
+    other.close()
+
+
 def test_what_it_removes_itself_is_gone_at_once(cache: SqliteCache) -> None:
     """Also from memory, whichever way it goes."""
     for number in range(20):
@@ -379,7 +400,7 @@ def test_threads_share_it(cache: SqliteCache) -> None:
                 assert entry is None or entry.body == key.encode() * 300
                 if turn % 20 == 0:
                     cache.remove(key=key)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a thread's failure fails the test
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
@@ -391,11 +412,11 @@ def test_threads_share_it(cache: SqliteCache) -> None:
 
 
 def test_processes_share_it(path: Path) -> None:
-    """Four at once write, read and remove; nothing is lost or mixed up."""
-    code = WRITER.replace("range(1_000_000)", "range(250)") + "cache.close()\n"
+    """Three at once write, read and remove; nothing is lost or mixed up."""
+    code = WRITER.replace("range(1_000_000)", "range(150)") + "cache.close()\n"
     command = [sys.executable, "-c", code, str(path), str(Path(__file__).parent)]
-    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
-    assert [process.wait(50) for process in processes] == [0, 0, 0, 0]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(3)]
+    assert [process.wait(50) for process in processes] == [0, 0, 0]
     cache = a_sqlite(path, limit_bytes=200_000)
     use = cache.use()
     kept = [entry for number in range(300) if (entry := cache.get(f"{number}", now_us())) is not None]
@@ -582,7 +603,7 @@ def test_what_somebody_moved_or_changed_is_none(path: Path) -> None:
 @pytest.mark.parametrize("keys", ["", " , ", "short", "A" * 43, KEY[:-4], f"{KEY} not-a-key", "é" * 44])
 def test_a_key_that_cannot_be_is_said_without_showing_it(keys: str) -> None:
     """With the variable's name and the way to make one."""
-    with pytest.raises(ConfigError, match="BURSAR_CACHE_KEY.*openssl rand") as caught:
+    with pytest.raises(ConfigError, match=r"BURSAR_CACHE_KEY.*openssl rand") as caught:
         Cipher(keys, "BURSAR_CACHE_KEY")
     for part in keys.replace(",", " ").split():
         assert part not in str(caught.value)

@@ -54,10 +54,10 @@ async def test_a_server_that_dies_costs_one_moment(server: Server, caplog: Any) 
     server.stop()
     with caplog.at_level(logging.WARNING):
         _, first_ms = await failure(store)
-        assert first_ms < 150
+        assert first_ms < 500
         for _ in range(20):
             text, ms = await failure(store)
-            assert ms < 5
+            assert ms < 50
         assert "not asked" in text
         server.start()
         text, _ = await failure(store)
@@ -74,23 +74,24 @@ async def test_a_server_that_dies_costs_one_moment(server: Server, caplog: Any) 
 
 
 async def test_one_that_says_nothing_costs_one_moment() -> None:
-    """It takes connections and never answers. Of many calls at once each waits once; later one of them finds out."""
+    """It takes connections and never answers: 100 ms, and what a busy machine adds. Of many calls at once each waits once;
+    later one of them finds out."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
         url = f"redis://:{SECRET}@127.0.0.1:{listening.getsockname()[1]}/0"
         store = RedisCache(url, cipher=None, clock_us=now_us, timeout_s=0.1, away_s=0.3)
         for _ in range(2):
             began = time.perf_counter()
             found = await asyncio.gather(*(failure(store) for _ in range(30)))
-            assert 0.08 < time.perf_counter() - began < 0.25
+            assert 0.08 < time.perf_counter() - began < 1.0
             assert all(SECRET not in text for text, _ in found)
-            assert max(ms for _, ms in found) < 250
+            assert max(ms for _, ms in found) < 1_000
             _, ms = await failure(store)
-            assert ms < 5
+            assert ms < 50
             await asyncio.sleep(0.35)
         waiting = asyncio.create_task(failure(store))
         await asyncio.sleep(0.01)
         _, ms = await failure(store)
-        assert ms < 5  # one finds out, the others do not wait for it
+        assert ms < 50  # one finds out, the others do not wait for it
         await waiting
         await store.close()
 

@@ -37,7 +37,9 @@ def test_too_many_errors_are_never_promoted(share: float, allowed: float) -> Non
     assert wronged / STREAMS <= allowed
 
 
-@pytest.mark.parametrize(("errors", "share", "within"), [(0.05, 0.0, 110), (0.05, 0.005, 400), (0.02, 0.002, 1_000), (0.01, 0.0, 480)])
+@pytest.mark.parametrize(
+    ("errors", "share", "within"), [(0.05, 0.0, 110), (0.05, 0.005, 400), (0.02, 0.002, 1_000), (0.01, 0.0, 480)]
+)
 def test_few_errors_are_promoted(errors: float, share: float, within: int) -> None:
     """With clearly fewer errors than the bound the surest stratum is promoted, in nine of ten streams within some hundred checks."""
     promoted = 0

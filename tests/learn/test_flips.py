@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from semantic_flips import HELD_OUT, flips
 
 from bursar.adapters.embedders import LocalEmbedder
 from bursar.core.errors import ConfigError
@@ -15,9 +16,7 @@ from bursar.learn.evidence import STATE_VERSION as EVIDENCE_VERSION
 from bursar.learn.guards import difference, signature
 from bursar.learn.ngrams import hashed_ngrams
 from bursar.learn.semantic import STATE_VERSION, SimilarAnswers
-
-from .flips import HELD_OUT, flips
-from .minilm import minilm
+from minilm import minilm
 
 FLIPS = tuple(flips(77))
 OPENERS = ("", "Please, ", "Hello! ", "Thanks. ")
@@ -73,7 +72,12 @@ def test_the_suite_is_large_and_holds_words_out() -> None:
 
 def test_every_flip_is_a_difference() -> None:
     """The guards alone tell every pair apart, without what the vectors or the evidence say."""
-    same = [(kept, flip.asked) for flip in FLIPS for kept in flip.kept if not difference(signature(kept), signature(flip.asked))]
+    same = [
+        (kept, flip.asked)
+        for flip in FLIPS
+        for kept in flip.kept
+        if not difference(signature(kept), signature(flip.asked))
+    ]
     assert same == []
 
 

@@ -27,7 +27,7 @@ def between(one: str, other: str) -> str:
         ("Has my top-up gone through?", "has my top up gone through"),
         ("Convert twenty five miles", "convert 25 mi please"),
         ("Pay $1,000 to them", "Pay 1000 dollars to them"),
-        ("What’s the weather in Porto?", "what is the weather in porto"),
+        ("What\u2019s the weather in Porto?", "what is the weather in porto"),
         ("My cards were lost", "My card was lost"),
         ("WHERE IS MY CARD", "where is my card"),
         ("Does one card do?", "Does a card do?"),
@@ -107,7 +107,9 @@ def test_any_text_can_be_compared(one: str, other: str) -> None:
     assert pickle.loads(pickle.dumps(first)) == first
 
 
-@given(st.text(alphabet="abc 123.,'`\"-_/$€%éß中", max_size=60), st.text(alphabet="abc 123.,'`\"-_/$€%éß中", max_size=60))
+@given(
+    st.text(alphabet="abc 123.,'`\"-_/$€%éß中", max_size=60), st.text(alphabet="abc 123.,'`\"-_/$€%éß中", max_size=60)
+)
 def test_refusing_does_not_depend_on_who_was_first(one: str, other: str) -> None:
     """A difference is one from both sides."""
     assert bool(between(one, other)) == bool(between(other, one))
@@ -123,7 +125,15 @@ def test_signatures_are_the_same_in_every_process() -> None:
     assert seen == {1}
 
 
-def test_long_texts_take_no_longer_than_their_length() -> None:
-    """No pattern goes back and forth: forty thousand odd characters are read in well under a second."""
-    for text in ("a" * 40_000, "a_" * 20_000, "1." * 20_000, "a-" * 20_000, "'" * 40_000, "/a" * 20_000, "a.a" * 13_000):
-        signature(text[:2_000])
+def test_no_text_takes_long() -> None:
+    """No pattern goes back and forth: whatever repeats, ten thousand characters are read in a moment."""
+    for text in (
+        "a" * 40_000,
+        "a_" * 20_000,
+        "1." * 20_000,
+        "a-" * 20_000,
+        "'" * 40_000,
+        "/a" * 20_000,
+        "a.a" * 13_000,
+    ):
+        signature(text[:10_000])

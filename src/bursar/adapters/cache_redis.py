@@ -16,6 +16,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from importlib import resources
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -93,21 +94,27 @@ class RedisCache:
             scheme, _, rest = url.partition("://")
             self._where = urlsplit(url).hostname or "its socket"
             make: Any = BlockingConnectionPool
-            pool = make.from_url(
-                f"{_SCHEMES[scheme]}://{rest}",
-                max_connections=_CONNECTIONS_MAX,
-                timeout=timeout_s,
-                # The library's own: ten retries, each of up to five seconds.
-                socket_timeout=_PATIENT_S,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,  # the other one begins with a question that not every server knows
-            )
+
+            def client(wait_s: float) -> Any:
+                pool = make.from_url(
+                    f"{_SCHEMES[scheme]}://{rest}",
+                    max_connections=_CONNECTIONS_MAX,
+                    timeout=timeout_s,
+                    # The library's own are ten retries, each of up to five seconds. A call has its time besides (``_ask``), but
+                    # what the library waits with loses a cancellation now and then (asyncio.wait_for, before Python 3.12).
+                    socket_timeout=wait_s,
+                    socket_connect_timeout=timeout_s,
+                    retry=Retry(NoBackoff(), 0),
+                    protocol=2,  # the other one begins with a question that not every server knows
+                    driver_info=None,  # nor what the client is called, which is read from disk for each connection
+                )
+                return Redis(connection_pool=pool)
+
+            self._client, self._patient = client(timeout_s), client(_PATIENT_S)
         except (KeyError, ValueError):
             raise ConfigError(
                 "the URL of the cache server cannot be read: write redis://host:6379/0, rediss://..., unix:///path or valkey://..."
             ) from None
-        self._client: Any = Redis(connection_pool=pool)
         self._get, self._put, self._remove = (
             self._client.register_script(_lua(name)) for name in ("cache_get", "cache_put", "cache_remove")
         )
@@ -146,7 +153,7 @@ class RedisCache:
         index = self._index(wanted[0])
         if len(wanted) > 1:
             both, index = [self._index(name) for name in wanted], f"{self._prefix}x:{secrets.token_hex(8)}"
-            await self._ask(lambda: self._client.zinterstore(index, both), _PATIENT_S)
+            await self._ask(lambda: self._patient.zinterstore(index, both), _PATIENT_S)
             await self._ask(lambda: self._client.expire(index, _SCRATCH_S))
         removed, looked_at = 0, 1
         while looked_at:
@@ -158,7 +165,7 @@ class RedisCache:
         """Bytes are estimated from some of the entries. What the server evicts it does not say."""
         index = self._index(_ALL)
         now_s = await self._ask(self._client.time)
-        await self._ask(lambda: self._client.zremrangebyscore(index, "-inf", now_s[0] * 1_000), _PATIENT_S)
+        await self._ask(lambda: self._patient.zremrangebyscore(index, "-inf", now_s[0] * 1_000), _PATIENT_S)
         entries = await self._ask(lambda: self._client.zcard(index))
         some: list[bytes] = await self._ask(lambda: self._client.zrandmember(index, _SAMPLE)) if entries else []
         sizes = [
@@ -169,11 +176,10 @@ class RedisCache:
         return CacheUse(entries, entries * sum(sizes) // len(sizes) if sizes else 0, None)
 
     async def close(self) -> None:
-        try:
-            await self._client.aclose()
-            await self._client.connection_pool.aclose()
-        except self._failures:  # gone already
-            return
+        for client in (self._client, self._patient):
+            with suppress(*self._failures):  # gone already
+                await client.aclose()
+                await client.connection_pool.aclose()
 
     def _entry(self, key: str) -> str:
         return f"{self._prefix}e:{key}"

@@ -1,7 +1,7 @@
 """Kept answers in one SQLite file (WAL), with the most recent of them in memory in front.
 
-Rule 1: any thread and any number of processes may use it. Reading has a connection of its own: a reader never waits for a
-        writer, and no lock of this file is held while another process is waited for, except by writers.
+Rule 1: any thread and any number of processes may use it. Reading has a connection of its own: a reader waits for no writer,
+        but for the moment in which a file is made.
 Rule 2: the sum of all sizes never exceeds the limit, at any commit: what must go for an entry goes in its transaction, what is
         past its time first, then what is worth least. An entry that is worth less than all that would have to go for it is
         not kept.
@@ -176,7 +176,7 @@ class SqliteCache:
             return None
         entry = self._packing.unpack(key, row[1])
         if entry is not None:
-            self._remember(entry, row[0])
+            self._remember(entry, row[0], self._version)
         return entry
 
     def _is_still(self, db: sqlite3.Connection, key: str, kept: _Kept) -> bool:
@@ -197,11 +197,12 @@ class SqliteCache:
 
     # --- memory -----------------------------------------------------------------------------------------------
 
-    def _remember(self, entry: CacheEntry, row: int) -> None:
+    def _remember(self, entry: CacheEntry, row: int, version: int) -> None:
+        """``version`` is that before the row was read or written: what was taken away since makes it be looked up again."""
         self._forget(entry.key)
         if entry.size_bytes > self._memory_limit:
             return
-        self._memory[entry.key] = _Kept(entry, row, self._version)
+        self._memory[entry.key] = _Kept(entry, row, version)
         self._memory_used += entry.size_bytes
         while self._memory_used > self._memory_limit:
             _, kept = self._memory.popitem(last=False)
@@ -327,36 +328,46 @@ class SqliteCache:
     def _change(self, work: Callable[[sqlite3.Connection, _Tally], T], entry: CacheEntry | None) -> T:
         """Do it in one transaction. What ``work`` returns for an ``entry`` is the row that it is."""
         with self._writing:
+            version = self._version
             try:
-                done, gone, dropped = self._transaction(work)
+                done, gone = self._transaction(work)
             except (sqlite3.Error, OSError) as error:
                 failed = error
             else:
                 with self._reading:
                     if self._read is not None and self._write is not None and self._read.inode != self._write.inode:
                         self._looked_s = 0.0
-                    self._own_gone += dropped
                     for key in list(self._memory) if gone is None else gone:
                         self._forget(key)
                     if entry is not None and isinstance(done, int):
-                        self._remember(entry, done)
+                        self._remember(entry, done, version)
                 return done
         raise self._error(failed)
 
-    def _transaction(self, work: Callable[[sqlite3.Connection, _Tally], T]) -> tuple[T, list[str] | None, int]:
+    def _transaction(self, work: Callable[[sqlite3.Connection, _Tally], T]) -> tuple[T, list[str] | None]:
         db = self._writer()
+        announced = 0
         db.execute("BEGIN IMMEDIATE")
         try:
             tally = _Tally(db)
             self._count_hits(db, tally.floor)
             done = work(db, tally)
             tally.write()
+            # Before the commit: who looks in between finds fewer taken away by others than there were, never as many.
+            announced = tally.dropped
+            self._announce(announced)
             db.execute("COMMIT")
         except BaseException:
+            self._announce(-announced)
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
-        return done, tally.gone, tally.dropped
+        return done, tally.gone
+
+    def _announce(self, dropped: int) -> None:
+        if dropped:
+            with self._reading:
+                self._own_gone += dropped
 
     def _count_hits(self, db: sqlite3.Connection, floor: int) -> None:
         with self._reading:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Coroutine
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import click
 
@@ -252,3 +255,40 @@ def _stores(data: Path | None) -> list[tuple[str, Callable[[], CacheStore]]]:
     if settings.store == "redis":
         named.append(("server", "redis"))
     return [(name, opened(store)) for name, store in named]
+
+
+# --- wrong ------------------------------------------------------------------------------------------------------
+
+
+@cache.command()
+@click.argument("call_id")
+@data_option
+def wrong(call_id: str, data: Path | None) -> None:
+    """Say that the kept answer which a call was given is wrong.
+
+    The running server forgets it. If it was found as similar, all answers of its kind are checked anew before one is given again.
+
+    \b
+    bursar cache wrong 01a216dbbfd277e72948b15bc8df301f
+    """
+    from bursar.compose import open_data
+
+    directory = open_data(data)
+    server = directory.server()
+    if server is None or not server.get("url"):
+        raise CacheError("no server runs on this data directory: `bursar cache clear --key KEY` forgets an answer")
+    url = f"{server['url']}/api/v1/cache/wrong"
+    headers = {"content-type": "application/json", "authorization": f"Bearer {directory.admin_token()}"}
+    request = Request(url, data=json.dumps({"call_id": call_id}).encode(), headers=headers, method="POST")  # noqa: S310 - our own server
+    try:
+        with urlopen(request, timeout=_SERVER_S) as answer:  # noqa: S310 - our own server
+            answer.read()
+    except HTTPError as error:
+        body = json.loads(error.read() or b"{}")
+        raise CacheError(str(body.get("error", {}).get("message") or error)) from None
+    except OSError as error:
+        raise CacheError(f"the server at {server['url']} does not answer: {error}") from None
+    click.echo(f"The answer that call {call_id} was given is forgotten.")
+
+
+_SERVER_S: Final = 10

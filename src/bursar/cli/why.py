@@ -252,7 +252,9 @@ def _cache(call: WhyCall) -> str:
         saved = "what it would have cost is not known" if avoided is None else f"it would have cost {money(avoided)}"
         return f"Cache: {cache.outcome}{age}; {saved}, which is not part of any spend."
     if cache.outcome == "miss":
-        return f"Cache: a miss, only a stale answer was kept{age}." if cache.found == "stale" else "Cache: a miss."
+        stale = f", only a stale answer was kept{age}" if cache.found == "stale" else ""
+        similar = f"; similar questions: {cache.similar}" if cache.similar else ""
+        return f"Cache: a miss{stale}{similar}."
     if cache.why:
         return f"Cache: not asked: {cache.why}."
     return "Cache: nothing is kept on this route." if call.route else ""
@@ -274,7 +276,7 @@ def _budget(call: WhyCall) -> str:
 
 def _changed(budget: BudgetPart) -> str:
     cap = f"output capped at {budget.output_cap:,} tokens" if budget.output_cap is not None else ""
-    others = [name for name in budget.changed if name != "output_cap"]
+    others = [name.replace("_", " ") for name in budget.changed if not (cap and name == "output_cap")]
     changed = f"changed {', '.join(others)}" if others else ""
     return ", ".join(part for part in (changed, cap) if part) or "nothing changed"
 

@@ -3,7 +3,7 @@
 Rule 1: who may ask, and who may change something, is decided first (``guard``): on loopback the request must name a
         loopback host, elsewhere the admin token is needed; a change must come from the console's own page or from
         none.
-Rule 2: only what is about budgets changes anything, and the server is told at once. All else only asks.
+Rule 2: only what is about budgets and the cache changes anything, and the server is told at once. All else only asks.
 Rule 3: health and metrics hold no names of people or tasks and need no token.
 Rule 4: a body is small and comes soon, or it is refused.
 """
@@ -17,12 +17,13 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from bursar.core.errors import BooksError, BursarError, LedgerError
-from bursar.engine.ports import BudgetDesk, Queries
+from bursar.engine.ports import BudgetDesk, CacheDesk, Queries
 from bursar.engine.rsgi import HttpProtocol, HttpScope
 
 from .answers import ApiAnswer, failure, json_answer
 from .api import Request, handle, handle_budgets, methods_of
 from .api.budgets import BODY_BYTES_MAX
+from .api.cache import cache_methods, handle_cache
 from .dashboard import page
 from .guard import refused, refused_change
 
@@ -57,6 +58,7 @@ class Site:
         *,
         ask: Ask,
         ask_desk: AskDesk,
+        cache: CacheDesk,
         changed: Callable[[], None],
         ready: Callable[[], str | None],
         metrics: Callable[[], bytes],
@@ -64,6 +66,7 @@ class Site:
     ) -> None:
         self._ask = ask
         self._ask_desk = ask_desk
+        self._cache = cache
         self._changed = changed
         self._ready = ready
         self._metrics = metrics
@@ -101,6 +104,8 @@ class Site:
         try:
             if methods := methods_of(scope.path):
                 return await self._budgets(scope, protocol, writes=scope.method in set(methods) - {"GET", "HEAD"})
+            if methods := cache_methods(scope.path):
+                return await self._cached(scope, protocol, writes=scope.method in set(methods) - {"GET", "HEAD"})
             return await self._ask(lambda queries: handle(scope.method, scope.path, scope.query_string, queries))
         except LedgerError as error:
             _log.warning("%s", error)
@@ -120,6 +125,17 @@ class Site:
         if writes and answer.status < 300:
             _log.info("%s %s", scope.method, scope.path)
             self._tell()
+        return answer
+
+    async def _cached(self, scope: HttpScope, protocol: HttpProtocol, *, writes: bool) -> ApiAnswer:
+        body: bytes | ApiAnswer = b""
+        if writes:
+            body = refused_change(scope) or await _body(scope, protocol)
+            if isinstance(body, ApiAnswer):
+                return body
+        answer = await handle_cache(Request(scope.method, scope.path, scope.query_string, body), self._cache)
+        if writes and answer.status < 300:
+            _log.info("%s %s", scope.method, scope.path)
         return answer
 
     def _tell(self) -> None:

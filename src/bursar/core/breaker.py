@@ -8,7 +8,8 @@ Rule 2: the longer it has been failing, the longer it stays open: the base time,
 Rule 3: where the provider says when to come again (Retry-After), that is when: not earlier, not later.
 Rule 4: after its time one call is let through as a probe; the others go elsewhere until it has ended. A probe that is never
         heard of again frees its place after a while.
-Rule 5: time comes from outside, in microseconds; so does chance (``draw``, from 0 to 1).
+Rule 5: what began before it last opened says nothing of now: it neither opens nor closes it, and frees no probe's place.
+Rule 6: time comes from outside, in microseconds; so does chance (``draw``, from 0 to 1).
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ __all__ = ["Breaker", "BreakerRules", "State", "Verdict"]
 State: TypeAlias = Literal["closed", "probe", "open"]
 
 _US: Final = 1_000_000
-_JITTER: Final = 0.1
+_MILLE: Final = 1_000
+_JITTER: Final = 100  # thousandths
 _RECENT_MAX: Final = 200
 _FIRST_TOKENS_KEPT: Final = 32
 _FIRST_TOKENS_MIN: Final = 10
-_QUANTILE: Final = 0.95
+_QUANTILE: Final = 950
 _COSTS_KEPT: Final = 3
 _COSTS_MIN: Final = 2
 _PROBE_LEASE_US: Final = 120 * _US
@@ -70,8 +72,8 @@ class Breaker:
     """The health of one target. Not shared between threads."""
 
     __slots__ = (
-        "_costs", "_exact", "_failures", "_first_tokens", "_last_failed_us", "_probe_until_us", "_recent", "_until_us",
-        "_well_since_us", "_why", "cause", "opened", "rules",
+        "_costs", "_exact", "_failures", "_first_tokens", "_opened_us", "_probe_began_us", "_probe_until_us", "_recent",
+        "_until_us", "_well_since_us", "_why", "cause", "opened", "rules",
     )  # fmt: skip
 
     def __init__(self, rules: BreakerRules) -> None:
@@ -85,9 +87,10 @@ class Breaker:
         self._until_us = 0
         self._exact = False
         self._why = ""
+        self._probe_began_us = 0
         self._probe_until_us = 0
+        self._opened_us = 0
         self._well_since_us = 0
-        self._last_failed_us = 0
 
     def verdict(self, now_us: int) -> Verdict:
         if not self._until_us:
@@ -98,51 +101,60 @@ class Breaker:
             return Verdict("open", f"{self._why}; it is being probed", self._probe_until_us)
         return Verdict("probe", self._why)
 
-    @property
-    def last_failed_us(self) -> int:
-        return self._last_failed_us
-
     def probing(self, now_us: int) -> None:
         """A call goes there as the probe."""
+        self._probe_began_us = now_us
         self._probe_until_us = now_us + _PROBE_LEASE_US
 
-    def unknown(self) -> None:
-        """The probe ended without telling anything: the client left, or a budget refused it."""
-        self._probe_until_us = 0
+    def unknown(self, began_us: int) -> None:
+        """An attempt ended without telling anything: the client left, or a budget refused it. If it was the probe, another may go."""
+        if began_us == self._probe_began_us:
+            self._probe_until_us = 0
 
     def answered(
-        self, now_us: int, *, first_token_ms: float | None, cost: int | None, tokens: int, draw: float
+        self, now_us: int, began_us: int, *, first_token_ms: float | None, cost: int | None, tokens: int, draw: float
     ) -> None:
         """An attempt that was answered; ``cost`` None where it is not known. ``tokens`` are those of its output."""
+        if began_us < self._opened_us:
+            return
         self._failures = 0
         self._recent.append((now_us, True))
         if first_token_ms is not None:
             self._first_tokens.append(first_token_ms)
+        if self._until_us:
+            self._costs.clear()  # a probe is judged by itself: it is one call, and the answer is wanted now
         if cost is not None:
             self._costs.append((cost, tokens))
         found = self._too_dear() or self._too_slow()
         if found is not None:
-            self._open(now_us, *found, draw)
+            if now_us >= self._until_us:
+                self._open(now_us, *found, draw)
             return
-        if self._until_us:
-            if now_us < self._until_us and not self._probe_until_us:
-                return  # an attempt from before it opened
+        if self._until_us:  # the probe, or one that was sent there for want of any other
             self._until_us = self._probe_until_us = 0
             self._well_since_us = now_us
             self.cause = None
 
-    def failed(self, now_us: int, cause: Cause, *, cost: int | None, retry_after_s: float | None, draw: float) -> None:
+    def failed(
+        self,
+        now_us: int,
+        began_us: int,
+        cause: Cause,
+        *,
+        cost: int | None,
+        retry_after_s: float | None,
+        draw: float,
+    ) -> None:
         """An attempt that failed for a reason that counts."""
-        self._failures += 1
-        self._last_failed_us = now_us
-        self._recent.append((now_us, False))
-        if cost:
-            self._costs.append((cost, 0))
         if retry_after_s is not None and retry_after_s > 0:
             self._wait(now_us, cause, retry_after_s)
             return
-        if self._until_us and now_us < self._until_us and not self._probe_until_us:
-            return  # it is open already: what was under way fails late
+        if began_us < self._opened_us or now_us < self._until_us:
+            return  # it is open already
+        self._failures += 1
+        self._recent.append((now_us, False))
+        if cost:
+            self._costs.append((cost, 0))
         if self._until_us:
             self._open(now_us, cause, f"the probe failed ({cause})", draw)
         elif self._failures >= self.rules.in_a_row:
@@ -154,23 +166,28 @@ class Breaker:
 
     def _wait(self, now_us: int, cause: Cause, retry_after_s: float) -> None:
         until_us = now_us + round(retry_after_s * _US)
+        if now_us >= self._until_us:
+            self._opens(now_us)
         if until_us > self._until_us or not self._exact:
             self._until_us = until_us
+            self._why = f"{cause}: it asked to be left alone for {retry_after_s:g} s"
+        self._opened_us = now_us
         self._exact, self._probe_until_us, self.cause = True, 0, cause
-        self.opened += 1
-        self._why = f"{cause}: it asked to be left alone for {retry_after_s:g} s"
 
     def _open(self, now_us: int, cause: Cause, why: str, draw: float) -> None:
-        rules = self.rules
-        if self._well_since_us and now_us - self._well_since_us > _WELL_FACTOR * rules.open_s * _US:
-            self.opened = 0  # it had been well for long
-        self._well_since_us = 0
-        times = min(self.opened, 16)
-        seconds = min(rules.open_s * 2**times, rules.open_s_max) * (1 + _JITTER * (2 * draw - 1))
-        self.opened += 1
-        self._until_us = now_us + round(seconds * _US)
+        self._opens(now_us)
+        rules, times = self.rules, min(self.opened - 1, 16)
+        seconds = min(rules.open_s * 2**times, rules.open_s_max) * (_MILLE + _JITTER * (2 * draw - 1)) / _MILLE
+        self._until_us, self._opened_us = now_us + round(seconds * _US), now_us
         self._exact, self._probe_until_us = False, 0
         self._why, self.cause = why, cause
+
+    def _opens(self, now_us: int) -> None:
+        """Count it, and judge what comes after by itself."""
+        if self._well_since_us and now_us - self._well_since_us > _WELL_FACTOR * self.rules.open_s * _US:
+            self.opened = 0  # it had been well for long
+        self._well_since_us = 0
+        self.opened += 1
         self._failures = 0
         self._recent.clear()
         self._first_tokens.clear()
@@ -188,7 +205,6 @@ class Breaker:
         per_call, per_token = self.rules.cost_per_call, self.rules.cost_per_token
         if per_call is None and per_token is None:
             return None
-        # A probe is judged by itself: it is one call, and the answer is wanted now.
         if len(self._costs) < (1 if self._until_us else _COSTS_MIN):
             return None
         cost, tokens = sum(cost for cost, _ in self._costs), sum(tokens for _, tokens in self._costs)
@@ -206,7 +222,7 @@ class Breaker:
         if limit is None or len(self._first_tokens) < _FIRST_TOKENS_MIN:
             return None
         times = sorted(self._first_tokens)
-        found = times[min(len(times) - 1, int(_QUANTILE * len(times)))]
+        found = times[-(-_QUANTILE * len(times) // _MILLE) - 1]
         return (
             ("first_token", f"p95 to the first token is {found:.0f} ms, the limit {limit} ms")
             if found > limit

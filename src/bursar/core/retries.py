@@ -16,8 +16,8 @@ __all__ = ["HedgeBudget", "RetryBudget", "Throttle", "backoff_s"]
 
 _MILLI: Final = 1_000
 _BURST: Final = 10
-_BACKOFF_S: Final = 0.25
-_BACKOFF_S_MAX: Final = 8.0
+_BACKOFF_MS: Final = 250
+_BACKOFF_MS_MAX: Final = 8_000
 _HALF_US: Final = 60_000_000
 
 
@@ -64,7 +64,7 @@ class HedgeBudget:
 
 def backoff_s(retry: int, draw: float) -> float:
     """Seconds before the retry of this number, from 1; ``draw`` is from 0 to 1."""
-    return draw * min(_BACKOFF_S * 2 ** (retry - 1), _BACKOFF_S_MAX)
+    return draw * min(_BACKOFF_MS * 2 ** (retry - 1), _BACKOFF_MS_MAX) / _MILLI
 
 
 class Throttle:

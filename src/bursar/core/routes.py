@@ -158,7 +158,7 @@ def pick(route: Route, order: Sequence[int], standings: Mapping[int, Standing], 
             passed[index] = "nothing is kept for it"
             continue
         if rung.kind != "model":
-            return Pick(index, passed)
+            return Pick(index, passed, wait_us=_first_wait(opened, standings))
         standing = standings[index]
         why = standing.barred or _too_dear(rung, standing)
         if not why and standing.verdict.state == "open":
@@ -167,12 +167,15 @@ def pick(route: Route, order: Sequence[int], standings: Mapping[int, Standing], 
         if not why:
             return Pick(index, passed, probe=standing.verdict.state == "probe")
         passed[index] = why
-    waits = [standings[index].verdict.until_us for index in opened]
     tried = [index for index in opened if not standings[index].verdict.exact]
     if tried:
         index = min(tried, key=lambda each: standings[each].verdict.until_us)
         return Pick(index, {key: why for key, why in passed.items() if key != index}, panic=True)
-    return Pick(None, passed, wait_us=min(waits, default=0))
+    return Pick(None, passed, wait_us=_first_wait(opened, standings))
+
+
+def _first_wait(opened: Sequence[int], standings: Mapping[int, Standing]) -> int:
+    return min((standings[index].verdict.until_us for index in opened), default=0)
 
 
 def _too_dear(rung: RouteRung, standing: Standing) -> str:
@@ -202,5 +205,5 @@ def limit_ms(limit: Limit | None, quantile_ms: float | None) -> float | None:
     if limit is None:
         return None
     if limit.ms is not None:
-        return float(limit.ms)
+        return limit.ms
     return None if quantile_ms is None else quantile_ms * limit.factor / 1_000

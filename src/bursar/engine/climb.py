@@ -81,6 +81,11 @@ class Candidate(Protocol):
         """Hold, send, settle. ``shows`` is called once, before the client sees the first of it; False: it must not."""
         ...
 
+    @property
+    def left(self) -> bool:
+        """Whether it has left for its provider, of one that was cancelled."""
+        ...
+
     def cause(self, done: Settled) -> Cause | None:
         """Why it is no answer."""
         ...
@@ -144,10 +149,13 @@ class RouteStates:
 class _Running:
     """An attempt under way. ``first`` is done when the client begins to see it, or when it has ended."""
 
-    __slots__ = ("began_s", "candidate", "first", "health", "index", "limit_s", "shown", "task")
+    __slots__ = ("began_s", "began_us", "candidate", "first", "health", "index", "limit_s", "shown", "stopped", "task")
 
-    def __init__(self, index: int, candidate: Candidate, health: TargetHealth, limit_s: float | None) -> None:
+    def __init__(
+        self, index: int, candidate: Candidate, health: TargetHealth, *, began_us: int, limit_s: float | None
+    ) -> None:
         loop = asyncio.get_running_loop()
+        self.began_us = began_us
         self.index = index
         self.candidate = candidate
         self.health = health
@@ -155,6 +163,7 @@ class _Running:
         self.began_s = loop.time()
         self.first: asyncio.Future[None] = loop.create_future()
         self.shown = False
+        self.stopped = False
         self.task: asyncio.Task[Done]
 
     def left_s(self, now_s: float) -> float | None:
@@ -211,6 +220,7 @@ class Climb:
         self._cost = 0
         self._last: _Ended | None = None
         self._first_cause = ""
+        self._again = False  # the next attempt is a retry that is paid for
 
     # --- the climb --------------------------------------------------------------------------------------------
 
@@ -232,7 +242,7 @@ class Climb:
                     return self._from_cache(index)
                 if rung.kind == "cached":
                     self._passed[index] = "nothing fresh is kept for it"
-                    order = [each for each in order if each > index]
+                    order = [each for each in order if each != index]
                     continue
                 if stop := self._must_stop(index, chosen):
                     self._passed[index] = stop
@@ -247,6 +257,8 @@ class Climb:
                     self._ready.clear()  # what is asked now is how it goes on
                 self._first_cause = self._first_cause or ended.cause
                 order = await self._after(ended)
+                if ended.shown:  # an answer that is kept is a whole one: it does not go on with a part
+                    order = [each for each in order if route.rungs[each].kind == "model"]
         finally:
             await self._stop(self._running)
 
@@ -277,8 +289,9 @@ class Climb:
         if self._attempts >= route.attempts_max:
             return f"{self._attempts} attempts were made, attempts is {route.attempts_max}"
         expected = self._standings[index].expected or 0
-        if route.cost_max is not None and self._cost and self._cost + expected > route.cost_max:
-            return f"its attempts cost {self._cost} nano-USD so far, cost_max is {route.cost_max}"
+        cost = self._cost + sum(each.candidate.expected or 0 for each in self._running)
+        if route.cost_max is not None and cost and cost + expected > route.cost_max:
+            return f"its attempts cost {cost} nano-USD so far, cost_max is {route.cost_max}"
         left = self._left_s()
         if left is not None and left <= 0:
             return f"the deadline of {route.deadline_ms} ms is over"
@@ -286,6 +299,8 @@ class Climb:
             health = self._health_of(index)
             if not health.throttle.admits(self._now_us(), self._draw()):
                 return f"{health.verdict(self._now_us()).why}; nothing else is left, and most calls to it fail"
+            if self._attempts and not self._again and not self._retries.take():
+                return f"{health.verdict(self._now_us()).why}; the retries of this route are used up"
         return ""
 
     async def _after(self, ended: _Ended) -> Sequence[int]:
@@ -306,6 +321,7 @@ class Climb:
         if (left is not None and wait_s >= left) or wait_s > _RETRY_WAIT_S_MAX or not self._retries.take():
             return order
         await asyncio.sleep(wait_s)
+        self._again = True
         self._ready.pop(ended.index, None)
         return (ended.index, *order)
 
@@ -347,6 +363,7 @@ class Climb:
     async def _watch(self, first: _Running, hedge_s: float | None, order: Sequence[int]) -> _Ended:
         loop = asyncio.get_running_loop()
         running = [first]
+        last: _Ended | None = None
         while True:
             now_s = loop.time()
             waits = [left for each in running if (left := each.left_s(now_s)) is not None]
@@ -356,21 +373,25 @@ class Climb:
             await asyncio.wait([each.first for each in running], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if self._winner is not None:
                 return await self._won(self._winner, running)
-            ended: _Ended | None = None
-            for each in [each for each in running if each.task.done()]:
-                running.remove(each)
-                ended = self._ended(each)
+            over = [each for each in running if each.task.done()]
+            running = [each for each in running if each not in over]
+            found = [self._ended(each) for each in over]
+            for ended in found:
                 if ended.cause is None:
                     await self._stop(running)
                     return ended
-                self._failed[each.index] = ended.cause
+                self._failed[ended.index] = ended.cause
+                last = ended
             now_s = loop.time()
-            for each in [each for each in running if (left := each.left_s(now_s)) is not None and left <= 0]:
-                running.remove(each)
-                ended = await self._late(each)
+            late = next((each for each in running if (left := each.left_s(now_s)) is not None and left <= 0), None)
+            if late is not None:  # one at a time: while it is settled, another may show something
+                running.remove(late)
+                last = await self._late(late)
+                if running:
+                    continue
             if not running:
-                assert ended is not None
-                return ended
+                assert last is not None
+                return last
             if hedge_s is not None and now_s >= first.began_s + hedge_s:
                 hedge_s = None
                 if (other := self._hedge(order)) is not None:
@@ -380,10 +401,11 @@ class Climb:
         candidate, health = self._ready[index], self._health_of(index)
         assert not isinstance(candidate, str)
         self._attempts += 1
+        self._again = False
         self._taken.add(index)
         why = self._why(index, chosen, hedges=hedges)
-        running = _Running(index, candidate, health, self._limit_s(index, health))
-        health.sending(self._now_us(), probe=chosen.probe)
+        running = _Running(index, candidate, health, began_us=self._now_us(), limit_s=self._limit_s(index, health))
+        health.sending(running.began_us, probe=chosen.probe)
 
         def shows() -> bool:
             if self._winner is None:
@@ -418,7 +440,7 @@ class Climb:
         candidate, health, now_us = running.candidate, running.health, self._now_us()
         done = running.task.result()
         if isinstance(done, Refused):
-            health.gone()
+            health.gone(running.began_us)
             return _Ended(running.index, candidate, done, "budget" if done.refusal else None)
         cause = candidate.cause(done)
         attempt = done.attempt
@@ -427,11 +449,12 @@ class Climb:
             self._cost += attempt.charge.amount or 0
             self._hedges.spent(attempt.charge.amount or 0)
         if cause == "budget" or (attempt is not None and attempt.status in ("cancelled", "ended")):
-            health.gone()
+            health.gone(running.began_us)
         else:
             wait_s = candidate.retry_after_s() if cause is not None else None
-            health.ended(now_us, attempt, cause, retry_after_s=wait_s)
-        return _Ended(running.index, candidate, done, cause)
+            health.ended(now_us, running.began_us, attempt, cause, retry_after_s=wait_s)
+        # Passed over once its budget was looked at: nobody has refused anything that could be passed on.
+        return _Ended(running.index, candidate, None if cause == "budget" else done, cause)
 
     async def _late(self, running: _Running) -> _Ended:
         """Leave an attempt that has shown nothing in its time."""
@@ -440,22 +463,28 @@ class Climb:
         what = "nothing was shown" if self._stream else "no answer came"
         running.candidate.stopping(f"{what} within {running.limit_s * 1_000:.0f} ms")
         await self._stop([running])
-        self._left += 1
-        self._cost += running.candidate.expected or 0
-        running.health.late(self._now_us(), cause, running.limit_s * 1_000, stream=self._stream)
+        running.health.late(self._now_us(), running.began_us, cause, running.limit_s * 1_000, stream=self._stream)
+        self._failed[running.index] = cause
         return _Ended(running.index, running.candidate, None, cause)
 
     async def _stop(self, running: Sequence[_Running] | set[_Running]) -> None:
         """Cancel attempts and wait until they are settled."""
-        tasks = [each.task for each in running]
-        for each in tuple(running):
-            if not each.task.done():
+        stopped = tuple(running)
+        for each in stopped:
+            if not each.stopped:
+                each.stopped = True
                 each.candidate.stopping("another attempt was faster" if self._winner else "it was left")
                 each.task.cancel()
-                each.health.gone()
+                each.health.gone(each.began_us)
+        if not stopped:
+            return
+        # Whoever cancels us while we wait waits for the same in ``run``: no attempt is left behind unsettled.
+        await asyncio.shield(asyncio.gather(*(each.task for each in stopped), return_exceptions=True))
+        for each in stopped:
             self._running.discard(each)
-        if tasks:
-            await asyncio.shield(asyncio.gather(*tasks, return_exceptions=True))
+            if each.candidate.left:
+                self._left += 1
+                self._cost += each.candidate.expected or 0
 
     # --- figures ----------------------------------------------------------------------------------------------
 

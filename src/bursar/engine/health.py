@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 
 from bursar.core.breaker import Breaker, BreakerRules, Verdict
 from bursar.core.failures import COUNTED, Cause
-from bursar.core.latencies import Latencies
 from bursar.core.ledger import Attempt
 from bursar.core.retries import Throttle
+from bursar.learn.latencies import Latencies
 
 __all__ = ["TARGETS_MAX", "Health", "Target", "TargetHealth"]
 
@@ -58,8 +58,11 @@ class TargetHealth:
             self.breaker.probing(now_us)
         self.throttle.sent(now_us)
 
-    def ended(self, now_us: int, attempt: Attempt | None, cause: Cause | None, *, retry_after_s: float | None) -> None:
-        """What became of an attempt; None where it never left. ``cause`` None: it was answered."""
+    def ended(
+        self, now_us: int, began_us: int, attempt: Attempt | None, cause: Cause | None, *, retry_after_s: float | None
+    ) -> None:
+        """What became of an attempt; None where it never left. ``cause`` None: it was answered. ``began_us`` is the time at
+        which ``sending`` was told of it."""
         before = self.breaker.opened
         cost = attempt.charge.amount if attempt else None
         usage = attempt.charge.usage if attempt else None
@@ -68,16 +71,17 @@ class TargetHealth:
             self._took(attempt)
             self.breaker.answered(
                 now_us,
+                began_us,
                 first_token_ms=attempt.first_token_ms,
                 cost=cost,
                 tokens=usage.output_tokens if usage else 0,
                 draw=self._draw(),
             )
         elif cause in COUNTED:
-            self.breaker.failed(now_us, cause, cost=cost, retry_after_s=retry_after_s, draw=self._draw())
+            self.breaker.failed(now_us, began_us, cause, cost=cost, retry_after_s=retry_after_s, draw=self._draw())
         else:  # refused, as anybody would have been: it is there, and that is all a probe wants to know
             self.throttle.answered(now_us)
-            self.breaker.unknown()
+            self.breaker.unknown(began_us)
         self._tell(before, now_us)
 
     def _tell(self, before: int, now_us: int) -> None:
@@ -87,16 +91,16 @@ class TargetHealth:
             )
             self._opened(self.target, self.breaker.cause)
 
-    def late(self, now_us: int, cause: Cause, elapsed_ms: float, *, stream: bool) -> None:
+    def late(self, now_us: int, began_us: int, cause: Cause, elapsed_ms: float, *, stream: bool) -> None:
         """It was left because it had shown nothing for so long."""
         before = self.breaker.opened
         (self.first_token if stream else self.total).add(elapsed_ms)
-        self.breaker.failed(now_us, cause, cost=None, retry_after_s=None, draw=self._draw())
+        self.breaker.failed(now_us, began_us, cause, cost=None, retry_after_s=None, draw=self._draw())
         self._tell(before, now_us)
 
-    def gone(self) -> None:
+    def gone(self, began_us: int) -> None:
         """The client left, or a budget refused: nothing is learned."""
-        self.breaker.unknown()
+        self.breaker.unknown(began_us)
 
     def _took(self, attempt: Attempt) -> None:
         if attempt.latency_ms is None:

@@ -29,6 +29,7 @@ __all__ = [
     "AskedApproval",
     "Books",
     "BudgetDesk",
+    "CacheDesk",
     "CacheStore",
     "Channel",
     "ClientGoneError",
@@ -450,6 +451,22 @@ class SyncCacheStore(Protocol):
     def use(self) -> CacheUse: ...
 
     def close(self) -> None: ...
+
+
+class CacheDesk(Protocol):
+    """Where people see and steer the response cache of a running server. Every method raises CacheError."""
+
+    async def use(self) -> CacheUse | None:
+        """What is kept; None where nothing is to be."""
+        ...
+
+    async def clear(
+        self, *, key: str = "", tag: str = "", tenant: str = "", route: str = "", everything: bool = False
+    ) -> int: ...
+
+    async def wrong(self, call_id: str, /) -> bool:
+        """The kept answer that a call was given is wrong. False where none is known to have been given."""
+        ...
 
 
 Decision: TypeAlias = Literal["granted", "declined"]

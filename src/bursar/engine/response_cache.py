@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
-from bursar.core.caching import CacheDirective, CacheEntry, CachePolicy, CacheTier
+from bursar.core.caching import CacheDirective, CacheEntry, CachePolicy, CacheTier, CacheUse
 from bursar.core.call import Settled
 from bursar.core.errors import BursarError, CacheError
 from bursar.core.values import valueclass
@@ -28,6 +28,7 @@ _log = logging.getLogger("bursar.cache")
 
 _US: Final = 1_000_000
 _KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
+_GIVEN_MAX: Final = 20_000
 _GOOD_FINISHES: Final = frozenset({"stop", "end_turn", "stop_sequence", "STOP", "completed", ""})
 _TOOL_FINISHES: Final = frozenset({"tool_calls", "tool_use", "function_call"})
 
@@ -87,6 +88,7 @@ class ResponseCache:
         self._now_us = now_us
         self._flights: dict[str, asyncio.Future[CacheEntry | None]] = {}
         self._failed = False
+        self._given: OrderedDict[str, tuple[str, Callable[[], None] | None]] = OrderedDict()
         self.lookups: Counter[tuple[str, str]] = Counter()
         """By route and outcome: hits by tier, misses, failures."""
         self.failures = 0
@@ -119,6 +121,32 @@ class ResponseCache:
             await self.store.put(entry)
         except CacheError as error:
             self.trouble(error)
+
+    async def use(self) -> CacheUse | None:
+        return None if self.store is None else await self.store.use()
+
+    async def clear(
+        self, *, key: str = "", tag: str = "", tenant: str = "", route: str = "", everything: bool = False
+    ) -> int:
+        if self.store is None:
+            return 0
+        return await self.store.remove(key=key, tag=tag, tenant=tenant, route=route, everything=everything)
+
+    def given(self, call_id: str, key: str, wrong: Callable[[], None] | None = None) -> None:
+        """A call was given the answer of this key; ``wrong`` is called if somebody says that it was."""
+        self._given[call_id] = (key, wrong)
+        if len(self._given) > _GIVEN_MAX:
+            self._given.popitem(last=False)
+
+    async def wrong(self, call_id: str, /) -> bool:
+        found = self._given.pop(call_id, None)
+        if found is None:
+            return False
+        key, told = found
+        if told is not None:
+            told()
+        await self.clear(key=key)
+        return True
 
     def flight(self, key: str) -> Flight:
         """The flight of a key: the first to ask leads it."""

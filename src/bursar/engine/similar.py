@@ -2,7 +2,8 @@
 
 Rule 1: what is found is served only where ``learn.semantic`` says that it may; else the model is asked, and where a check is due
         its answer is compared with the one that would have been given.
-Rule 2: a check costs no extra call: whoever asked gets the model's answer. Only a judge, where the route names one, is a call.
+Rule 2: a check costs no extra call: whoever asked gets the model's answer. Only a judge, where the route names one, is a call; it
+        is asked also where no check is due, because answers that are worded anew each time are one answer only by its word.
 Rule 3: nothing here fails a call: without vectors, or with a judge that does not answer, there is nothing similar, and no evidence.
 """
 
@@ -96,6 +97,12 @@ class Similar:
         """An entry is not there any more."""
         self.answers.forget([key])
 
+    def wrong(self, asked: Asked) -> None:
+        """Somebody found that what was served for this question is wrong."""
+        if asked.match is not None:
+            self.answers.record(asked.route, asked.match, False)
+            self.changed = True
+
     async def learn(
         self,
         asked: Asked,
@@ -107,10 +114,11 @@ class Similar:
         """A question was answered, under this key; ``other`` is the text of the answer that it was matched with."""
         match, how = asked.match, asked.policy.verify
         agreed: bool | None = None
-        if match is not None and match.shadow and other is not None:
-            equal = answers_equal(answer, other, "json" if how == "json" else "equal")
-            agreed = True if equal else (await judge(asked.text, answer, other) if how == "judge" else False)
-            if agreed is not None:
+        if match is not None and other is not None:
+            agreed = answers_equal(answer, other, "json" if how == "json" else "equal")
+            if not agreed and how == "judge":
+                agreed = await judge(asked.text, answer, other)
+            if match.shadow and agreed is not None:
                 self.answers.record(asked.route, match, agreed)
                 self.changed = True
         name = (

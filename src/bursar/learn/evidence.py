@@ -78,7 +78,8 @@ class Evidence:
         self.shadow = shadow
         self._strata = [_Stratum() for _ in _SHARES]
         self._bets = [
-            (log(weight), log((1 - share * errors) / (1 - errors)), log(share) if share else -inf) for share, weight in _BETS
+            (log(weight), log((1 - share * errors) / (1 - errors)), log(share) if share else -inf)
+            for share, weight in _BETS
         ]
 
     def promoted(self, stratum: int) -> bool:

@@ -154,20 +154,19 @@ _SPAN: Final = re.compile(
     r"```(.+?)```|`([^`]+)`|\"([^\"]+)\"|“([^”]+)”|«([^»]+)»|「([^」]+)」|(?<!\w)'([^']+)'(?!\w)|(?<!\w)\u2018([^\u2019]+)\u2019(?!\w)",
     re.DOTALL,
 )
-# An address, a path, an option, a name of code, or letters and digits in one word: compared as they stand.
+# What is compared as it stands, by the shape of what is between spaces: an address, a name of code or of a file, a version, letters
+# and digits in one word, operators. Every pattern is read once from left to right.
 _CODE: Final = re.compile(
-    r"""[a-z][a-z0-9+.-]*://\S+ | www\.\S+ | [\w.+-]+@[\w-]+\.[\w.-]+ | [#@]\w[\w-]* | (?<!\S)--?[A-Za-z][\w-]+(?=$|[\s,.;:=?!)])
-    | (?<![\w])~?(?:/[\w.@-]+)+/? | \$\w*[A-Za-z]\w* | \w+(?:\.\w+)*\([^)\s]*\) | \w+(?:::|->)\w+ | \w*[a-z]\w*_\w+ | \w+_\w*[a-z]\w*
-    | \b[a-z]+[A-Z]\w* | \b[\w-]+(?:\.[A-Za-z]{1,5})+\b(?<!\.[A-Z]) | \bv?\d+(?:\.\d+){2,}\S* | \bv\d+(?:\.\d+)*\b
-    | \b(?=[A-Za-z-]*\d)(?=[\d-]*[A-Za-z])(?!\d+(?:[.,]\d+)?(?:st|nd|rd|th|am|pm|k|m|bn|[a-z]{1,3})\b)[A-Za-z\d]+(?:-[A-Za-z\d]+)*\b
-    | [=!<>+*/&|^%]{2,} | (?<=\s)[=<>+*/&|^](?=\s) | [{}\[\];\\]""",
-    re.VERBOSE,
+    r"://|^www\.|@|^\#\w|^--?[A-Za-z]|^~?\.{0,2}/\w|\$[A-Za-z]|\w\(|::|->|\w_\w|[a-z][A-Z]|\w\.[a-z]|\d\.\d+\.\d|^v\d|[{}\[\];\\]"
 )
+_MIXED: Final = re.compile(r"[A-Za-z]-?\d|\d-?[A-Za-z]")
+_MEASURE: Final = re.compile(r"[$€£¥₹₩₽]?-?\d+(?:[.,]\d+)*(?:[A-Za-z]{1,3}|%)?")
+_OPERATOR: Final = re.compile(r"[=<>!+*/&|^%~]+")
 _NUMBER: Final = re.compile(
     r"([$€£¥₹₩₽])?\s?([-\u2212]?\d+(?:[.,:/]\d+)*)\s?(%|[$€£¥₹₩₽]|(?:st|nd|rd|th)\b|[a-zµ]+\b)?", re.IGNORECASE
 )
 _WORD: Final = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
-_SENTENCE: Final = re.compile(r"(?:^|[.!?:;\n]\s*|[-\u2013•*(\"]\s*)$")
+_SENTENCE_ENDS: Final = frozenset('.!?:;*("-\u2013•')
 _SPOKEN: Final = str.maketrans({"\u2019": "'", "\u00a0": " "})
 
 
@@ -200,8 +199,8 @@ def _stem(word: str) -> str:
 def signature(text: str) -> Signature:
     """What of a text is compared, for ``difference``. Some tens of microseconds for a sentence."""
     text = unicodedata.normalize("NFC", text).translate(_SPOKEN)
-    spans, text = _taken(_SPAN, text)
-    codes, text = _taken(_CODE, text)
+    spans, text = _taken(text)
+    codes, text = _codes(text)
     numbers, text = _numbers(text)
     found = list(_WORD.finditer(text))
     lower = [match.group().casefold() for match in found]
@@ -212,10 +211,14 @@ def signature(text: str) -> Signature:
     for word in plain:
         if (axis := AXES.get(word)) is not None:
             axes.setdefault(axis[0], set()).add(axis[0].split(" / ")[axis[1]])
-    content = [_stem(word) for word in plain if word not in FUNCTION_WORDS]
+    content = [
+        _stem(word)
+        for before, word in zip(("", *plain), plain, strict=False)
+        if word not in FUNCTION_WORDS and word not in NUMBER_WORDS and not (word in UNITS and before in NUMBER_WORDS)
+    ]
     return Signature(
         spans=tuple([" ".join(span.split()) for span in spans]),
-        codes=tuple([code.rstrip(".,;:!?") for code in codes]),
+        codes=tuple(codes),
         numbers=tuple(numbers),
         times=tuple(sorted(_times(plain, found))),
         money_and_places=tuple([CURRENCIES.get(word, word) for word in plain if word in CURRENCIES or word in PLACES]),
@@ -251,15 +254,33 @@ _DIRECTED: Final = frozenset(
 )
 
 
-def _taken(pattern: re.Pattern[str], text: str) -> tuple[list[str], str]:
-    """What a pattern finds, and the text without it."""
+def _taken(text: str) -> tuple[list[str], str]:
+    """What is quoted, and the text without it."""
     found: list[str] = []
 
     def take(match: re.Match[str]) -> str:
         found.append(match.group(match.lastindex or 0))
         return " "
 
-    return found, pattern.sub(take, text)
+    return found, _SPAN.sub(take, text)
+
+
+def _codes(text: str) -> tuple[list[str], str]:
+    found: list[str] = []
+    others: list[str] = []
+    for chunk in text.split():
+        bare = chunk.strip(_AROUND).rstrip(".")
+        mixed = _MIXED.search(bare) and not _MEASURE.fullmatch(bare)
+        if bare and (mixed or _CODE.search(bare) or _OPERATOR.fullmatch(bare)):
+            found.append(bare)
+            # An end of a sentence stays one.
+            others.append("." if chunk[-1] in ".!?" else " ")
+        else:
+            others.append(chunk)
+    return found, " ".join(others)
+
+
+_AROUND: Final = ",:!?\"'"
 
 
 def _numbers(text: str) -> tuple[list[str], str]:
@@ -414,6 +435,15 @@ def _capitalised(text: str, found: Iterable[re.Match[str]]) -> Iterator[str]:
         return
     for match in high:
         word = match.group().casefold()
-        if word in FUNCTION_WORDS or _parts(word)[0] in FUNCTION_WORDS or _SENTENCE.search(text[: match.start()]):
+        if word in FUNCTION_WORDS or _parts(word)[0] in FUNCTION_WORDS or _begins(text, match.start()):
             continue
         yield _parts(word)[0]
+
+
+def _begins(text: str, start: int) -> bool:
+    """Whether a sentence, or an item of a list, begins here."""
+    while start and text[start - 1].isspace():
+        if text[start - 1] == "\n":
+            return True
+        start -= 1
+    return not start or text[start - 1] in _SENTENCE_ENDS

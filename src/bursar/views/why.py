@@ -100,11 +100,13 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class CacheState:
     """What the response cache had. ``outcome``: a tier that answered, miss, or "" where it was not asked, ``why`` then says
-    why. ``found``: fresh, stale, coalesced, nothing."""
+    why. ``found``: fresh, stale, coalesced, similar, nothing. ``similar`` says what came of looking for a similar question."""
 
     outcome: str
     found: str
     why: str
+    similar: str
+    similarity_permille: int | None
     age_s: int | None
     avoided_nanousd: int | None
 
@@ -113,6 +115,8 @@ class CacheState:
             "outcome": self.outcome,
             "found": self.found,
             "why": self.why,
+            "similar": self.similar,
+            "similarity_permille": self.similarity_permille,
             "age_s": self.age_s,
             "avoided_usd": cost_text(self.avoided_nanousd),
         }
@@ -335,7 +339,15 @@ def _ended(candidate: Candidate, made: Sequence[CallAttempt], by: CallAttempt) -
 
 def _cache(by: CallAttempt) -> CacheState:
     said = _part(by.decision, "cache") or {}
-    return CacheState(by.cache, _text(said, "found"), _text(said, "why"), _whole(said, "age_s"), by.avoided_nanousd)
+    return CacheState(
+        by.cache,
+        found=_text(said, "found"),
+        why=_text(said, "why"),
+        similar=_text(said, "similar"),
+        similarity_permille=_whole(said, "similarity_permille"),
+        age_s=_whole(said, "age_s"),
+        avoided_nanousd=by.avoided_nanousd,
+    )
 
 
 def _budget(by: CallAttempt) -> BudgetPart | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -260,3 +262,49 @@ async def test_the_cache_outlives_the_server(tmp_path: Path) -> None:
         second = await chat(house, "b")
         assert second.headers["x-bursar-cache"] == "exact"
         assert second.content == first.content
+
+
+async def test_people_see_and_make_void_what_is_kept(tmp_path: Path) -> None:
+    """Over the API: how much is kept, forgotten by tag, route or key; a wrong answer by the call that was given it."""
+    route = {"*": {"cache": {"tags": ["all"]}}}
+    async with caching(tmp_path, route) as house:
+        for number in range(3):
+            await chat(house, f"t{number}", {**COLD, "seed": number}, x_bursar_cache_tag=f"n{number}")
+        given = await chat(house, "again", {**COLD, "seed": 0})
+        assert (await house.client.get("/api/v1/cache")).json()["entries"] == 3
+        wrong = await house.client.post("/api/v1/cache/wrong", json={"call_id": given.headers["x-bursar-call-id"]})
+        assert wrong.json() == {"removed": 1}
+        assert (await house.client.post("/api/v1/cache/wrong", json={"call_id": "none"})).status_code == 404
+        assert (await chat(house, "asked", {**COLD, "seed": 0})).headers["x-bursar-cache"] == "miss"
+        assert (await house.client.delete("/api/v1/cache?tag=n1")).json() == {"removed": 1}
+        assert (await house.client.delete("/api/v1/cache")).status_code == 400
+        assert (await house.client.delete("/api/v1/cache?tag=all&route=*")).json() == {"removed": 2}
+        assert (await house.client.put("/api/v1/cache")).status_code == 405
+        evil = {"origin": "https://evil.example"}
+        assert (await house.client.delete("/api/v1/cache?all=true", headers=evil)).status_code == 403
+
+
+async def test_a_wrong_answer_is_reported_by_command(tmp_path: Path) -> None:
+    async with caching(tmp_path) as house:
+        await chat(house, "a")
+        given = await chat(house, "b")
+        command = [sys.executable, "-m", "bursar", "cache", "wrong", "--data", str(tmp_path)]
+        done = await asyncio.to_thread(
+            subprocess.run, [*command, given.headers["x-bursar-call-id"]], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (await chat(house, "c")).headers["x-bursar-cache"] == "miss"
+        done = await asyncio.to_thread(subprocess.run, [*command, "nope"], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "no kept answer was given" in done.stderr
+
+
+async def test_metrics_count_hits_and_what_they_avoid(tmp_path: Path) -> None:
+    async with caching(tmp_path) as house:
+        for _ in range(3):
+            await chat(house, "a")
+        text = (await house.client.get("/metrics")).text
+        assert 'bursar_cache_lookups_total{outcome="miss",route="*"} 1.0' in text
+        assert 'bursar_cache_lookups_total{outcome="exact",route="*"} 2.0' in text
+        bought = next(row for row in house.rows() if row["cache"] == "miss")
+        assert f'bursar_cache_avoided_usd_total{{tier="exact"}} {2 * bought["cost_nanousd"] / 10**9}' in text

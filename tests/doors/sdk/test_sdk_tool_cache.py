@@ -48,7 +48,7 @@ RUNS = Counted()
 @pytest.fixture(autouse=True)
 def runs() -> Iterator[Counted]:
     RUNS.ran = 0
-    yield RUNS
+    return RUNS
 
 
 # --- what a hit is ----------------------------------------------------------------------------------------------
@@ -183,15 +183,13 @@ def test_a_result_is_given_for_so_long(room: Room, said: str, seconds: int) -> N
     assert json.loads(hit.decision)["cache"]["age_s"] == seconds - 1
 
 
-@pytest.mark.parametrize("said", ["10", "m", "0s", "-1m", "10 m", "1w", "forever", 600, None, "1.5h", "9999999d"])
+@pytest.mark.parametrize("said", ["10", "m", "0s", "-1m", "10 m", "1w", "forever", 600, "1.5h", "9999999d"])
 def test_a_duration_that_cannot_be_is_said_where_it_is_written(said: Any) -> None:
     """When the decorator runs, with the ways to write one."""
-    if not said:
-        return
 
     def look() -> None: ...
 
-    with pytest.raises(ValueError, match="cache: .*10m.*pure"):
+    with pytest.raises(ValueError, match=r"cache: .*10m.*pure"):
         bursar.tool(look, cache=said)
 
 

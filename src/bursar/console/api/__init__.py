@@ -18,9 +18,11 @@ from bursar.engine.ports import Queries
 from bursar.views.asking import BadQuestion, Span, moment, time_zone
 from bursar.views.feed import FEED_MAX, feed
 from bursar.views.overview import overview
+from bursar.views.routes import routes
 from bursar.views.spend import spend
 from bursar.views.tasks import tasks
 from bursar.views.trace import NoTask, SeveralTasks, TaskTree, task
+from bursar.views.why import NoCall, SeveralCalls, WhyCall, why
 
 from .budgets import BUDGET_PATHS, Request, handle_budgets, methods_of
 from .openapi import LIMITS, OPENAPI
@@ -77,7 +79,9 @@ def _route(path: str, asked: _Asked) -> ApiAnswer:
             return answer(asked)
         if rest.startswith("/tasks/"):
             return _task(asked, rest.removeprefix("/tasks/"))
-    known = ", ".join(_PREFIX + name for name in (*_ROUTES, "/tasks/{id}", *BUDGET_PATHS))
+        if rest.startswith("/calls/"):
+            return _call(asked, rest.removeprefix("/calls/"))
+    known = ", ".join(_PREFIX + name for name in (*_ROUTES, "/tasks/{id}", "/calls/{id}", *BUDGET_PATHS))
     return failure(404, f"nothing is at {path}; choose from {known}")
 
 
@@ -108,6 +112,26 @@ def _task(asked: _Asked, id: str) -> ApiAnswer:  # noqa: A002 -- the path's para
             return failure(409, message, field="id")
 
 
+def _call(asked: _Asked, id: str) -> ApiAnswer:  # noqa: A002 -- the path's parameter
+    asked.only()
+    match why(asked.queries, id):
+        case WhyCall() as call:
+            return json_answer(call.to_json())
+        case NoCall():
+            message = f"no call or attempt has the id {id!r}; answers carry it as x-bursar-call-id, GET {_PREFIX}/feed"
+            return failure(404, message, field="id")
+        case SeveralCalls(candidates=candidates):
+            message = f"several calls begin with {id!r}, such as {', '.join(candidates)}; give more of the id"
+            return failure(409, message, field="id")
+
+
+def _routes(asked: _Asked) -> ApiAnswer:
+    asked.only("route", "since", "until", "where", "tz", "limit")
+    limit = asked.number("limit", least=1, default=LIMITS["routes"][0], most=LIMITS["routes"][1])
+    report = routes(asked.queries, route=asked.fields.get("route", ""), limit=limit, **asked.span())
+    return json_answer(report.to_json())
+
+
 def _feed(asked: _Asked) -> ApiAnswer:
     asked.only("after", "limit")
     after = asked.number("after", least=0, default=-1, most=2**62)
@@ -129,6 +153,7 @@ def _openapi(asked: _Asked) -> ApiAnswer:
 _ROUTES: Final[dict[str, Callable[[_Asked], ApiAnswer]]] = {
     "/spend": _spend,
     "/tasks": _tasks,
+    "/routes": _routes,
     "/feed": _feed,
     "/overview": _overview,
     "/openapi.json": _openapi,

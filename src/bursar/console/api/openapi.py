@@ -14,6 +14,7 @@ LIMITS: Final = {
     "spend": (1_000, 10_000),
     "tasks": (200, 10_000),
     "feed": (50, FEED_MAX),
+    "routes": (200, 10_000),
     "budgets": (20, 1_000),
     "budget": (1_000, 1_000),
     "task-budgets": (200, 1_000),
@@ -77,6 +78,27 @@ _STEP: Final[dict[str, Schema]] = {
     "first_token_ms": _NUMBER_OR_NULL,
     "http_status": _COUNT_OR_NULL,
     "tools": {"type": "array", "items": _TEXT},
+}
+
+
+_EXPECTED: Final[Schema] = {**_COST, "description": "Exact decimal USD as it was expected; null: not known."}
+_AVOIDED: Final[Schema] = {**_COST, "description": "What the cached answer would have cost. Part of no spend."}
+_ROUTE: Final[dict[str, Schema]] = {
+    "calls": {**_COUNT, "description": "Calls that ended here: at their answer, else at their last attempt."},
+    "attempts": {**_COUNT, "description": "Those that asked a provider."},
+    "errors": _COUNT,
+    "cancelled": {**_COUNT, "description": "Too late, slower than another one, or the client went away."},
+    "unpriced": {**_COUNT, "description": "Attempts whose cost is not known and not in cost_usd."},
+    "estimated": _COUNT,
+    "p50_ms": {**_NUMBER_OR_NULL, "description": "Of answers."},
+    "p95_ms": _NUMBER_OR_NULL,
+    "cost_usd": _COST,
+    "avoided_usd": _AVOIDED,
+    "causes": {
+        "type": "object",
+        "additionalProperties": _COUNT,
+        "description": "Why calls that ended here had left the first rung: a failure, open (its breaker), barred.",
+    },
 }
 
 
@@ -234,6 +256,85 @@ _SCHEMAS: Final[dict[str, Schema]] = {
             ),
         ]
     },
+    "CallAttempt": _object(
+        {
+            **_STEP,
+            **dict.fromkeys(("rung", "cache", "cause"), _TEXT),
+            "decision": {"type": "object", "description": "As it was stored before the attempt left."},
+            "avoided_usd": _AVOIDED,
+        }
+    ),
+    "Candidate": _object(
+        {
+            **dict.fromkeys(("rung", "provider", "model"), _TEXT),
+            "verdict": {
+                "enum": ["taken", "probe", "panic", "hedge", "failed", "cancelled", "passed", "not needed", ""],
+                "description": "probe, panic and hedge were taken too; empty: none was stored.",
+            },
+            "why": _TEXT,
+            "breaker": {"enum": ["closed", "probe", "open", ""]},
+            "expected_usd": _EXPECTED,
+            "charged_usd": {**_COST, "description": "All of its attempts; null: none was made, or none is priced."},
+            "estimated": _FLAG,
+            "attempts": _list(_TEXT),
+            "status": _TEXT,
+            "http_status": _COUNT_OR_NULL,
+        }
+    ),
+    "CallBudget": {
+        **_object(
+            {
+                **dict.fromkeys(("name", "subject", "window", "unit"), _TEXT),
+                "used_share": {**_NUMBER_OR_NULL, "description": "Of its limit, before this call's hold."},
+                "left": {**_AMOUNT, "type": ["string", "integer", "null"]},
+                "held_usd": _EXPECTED,
+                "output_cap": _COUNT_OR_NULL,
+                "changed": _list(_TEXT),
+            }
+        ),
+        "type": ["object", "null"],
+        "description": "What the tightest budget made of the call; null: nothing.",
+    },
+    "Call": _object(
+        {
+            **dict.fromkeys(("call_id", "asked_attempt", "kind", "door", "operation", "model_asked", "route"), _TEXT),
+            **dict.fromkeys(
+                ("org", "team", "project", "user", "agent", "session", "task", "parent_task", "key"), _TEXT
+            ),
+            **dict.fromkeys(("trace_id", "provider", "model", "status", "error", "rung", "cause", "why"), _TEXT),
+            "started_at": _TIME,
+            "stream": _FLAG,
+            "answered": _FLAG,
+            "answered_by": {**_TEXT_OR_NULL, "description": "The attempt's id."},
+            "http_status": _COUNT_OR_NULL,
+            "cost_usd": {**_COST, "description": "All attempts."},
+            **dict.fromkeys(("unpriced_attempts", "estimated_attempts", "attempts_left_out"), _COUNT),
+            "elapsed_ms": _NUMBER_OR_NULL,
+            "candidates": _list(_ref("Candidate")),
+            "cache": _object(
+                {
+                    "outcome": {**_TEXT, "description": "The tier that answered, miss, or empty: it was not asked."},
+                    **dict.fromkeys(("found", "why", "similar"), _TEXT),
+                    "similarity_permille": _COUNT_OR_NULL,
+                    "age_s": _COUNT_OR_NULL,
+                    "avoided_usd": _AVOIDED,
+                }
+            ),
+            "budget": _ref("CallBudget"),
+            "attempts": _list(_ref("CallAttempt")),
+        }
+    ),
+    "RouteRung": _object({**dict.fromkeys(("rung", "provider", "model"), _TEXT), "share": _SHARE, **_ROUTE}),
+    "Route": _object(
+        {
+            "route": _TEXT,
+            "asking_calls": {**_COUNT, "description": "Calls that asked a provider at all."},
+            "amplification": {**_NUMBER_OR_NULL, "description": "Attempts for each of these."},
+            **_ROUTE,
+            "rungs": _list(_ref("RouteRung")),
+        }
+    ),
+    "Routes": _object({"routes": _list(_ref("Route")), "more_rungs": _COUNT}),
     "Feed": _object({"rows": _list(_ref("Attempt")), "last_sequence": {"type": "integer"}}),
     "Overview": _object(
         {
@@ -303,6 +404,13 @@ _SCHEMAS: Final[dict[str, Schema]] = {
         "required": ["decision"],
         "additionalProperties": False,
     },
+    "CacheUse": _object(
+        {"entries": _COUNT, "bytes": _COUNT, "limit_bytes": {"type": ["integer", "null"]}, "evicted": _COUNT}
+    ),
+    "Forgotten": _object({"removed": _COUNT}),
+    "WrongAnswer": _object(
+        {"call_id": {**_TEXT, "description": "As in x-bursar-call-id."}}, additionalProperties=False
+    ),
     "Error": _object({"error": _object({"message": _TEXT, "field": _TEXT_OR_NULL})}),
 }
 
@@ -328,7 +436,7 @@ _TOLD: Final = {
     "400": "The request names something that cannot be asked, or set.",
     "403": "The change comes from a page of another site.",
     "404": "There is none of that name.",
-    "409": "Several tasks begin with this id; or the budget is in bursar.yaml and is changed there.",
+    "409": "Several tasks, or calls, begin with this id; or the budget is in bursar.yaml and is changed there.",
     "413": "The body is larger than 64,000 bytes.",
     "415": "The body is not application/json.",
 }
@@ -386,6 +494,26 @@ _BUDGET_PATHS: Final[dict[str, Schema]] = {
     ),
     "/api/v1/approvals/{id}": _change("post", "Say yes or no", "Approval", _APPROVAL_ID, "Decision"),
 }
+_CACHE_PATHS: Final[dict[str, Schema]] = {
+    "/api/v1/cache": {
+        **_get("What the running server keeps of answers", "CacheUse", problems=("404",)),
+        "delete": _operation(
+            "Forget what all of the fields describe",
+            "Forgotten",
+            *(_parameter(name, f"What has this {name}.") for name in ("key", "tag", "route", "tenant")),
+            _parameter("all", "All of it.", {"enum": ["true"]}),
+            problems=_CHANGE_PROBLEMS,
+        ),
+    },
+    "/api/v1/cache/wrong": {
+        "post": _operation(
+            "Say that the kept answer which a call was given is wrong: it is forgotten, and counts against its kind",
+            "Forgotten",
+            body="WrongAnswer",
+            problems=_CHANGE_PROBLEMS,
+        )
+    },
+}
 
 
 OPENAPI: Final[Schema] = {
@@ -413,6 +541,20 @@ OPENAPI: Final[Schema] = {
             _parameter("id", "The task's id, or its beginning.", place="path"),
             problems=("404", "409"),
         ),
+        "/api/v1/calls/{id}": _get(
+            "One call: why it took the rung it took, and what that cost",
+            "Call",
+            _parameter("id", "The call's id, its beginning, an attempt's id, or last.", place="path"),
+            problems=("404", "409"),
+        ),
+        "/api/v1/routes": _get(
+            "Routes: which rungs answer, why others are left, what that costs",
+            "Routes",
+            _parameter("route", "Only this one."),
+            *_SPAN,
+            _TZ,
+            _limit("routes"),
+        ),
         "/api/v1/feed": _get(
             "The newest attempts, newest first",
             "Feed",
@@ -426,6 +568,7 @@ OPENAPI: Final[Schema] = {
             _parameter("period", "What the tables show.", {"enum": list(PERIODS), "default": "30d"}),
         ),
         **_BUDGET_PATHS,
+        **_CACHE_PATHS,
     },
     "components": {"schemas": _SCHEMAS},
 }

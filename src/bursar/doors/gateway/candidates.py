@@ -37,7 +37,11 @@ from bursar.wire.dialect import BadRequest, RequestFacts
 from bursar.wire.failures import cause_of, retry_after_s
 from bursar.wire.providers import Provider
 from bursar.wire.requests import read_facts
+from bursar.wire.translate.anthropic_marks import without_foreign_thinking
 from bursar.wire.translate.conversation import Sent, Speaker, StreamWriter, Untranslatable
+from bursar.wire.translate.gemini import GeminiSpeaker, wants_array
+from bursar.wire.translate.gemini_marks import without_foreign_thoughts
+from bursar.wire.translate.openai_thoughts import without_traces
 from bursar.wire.translate.speakers import SPEAKERS, StreamTranslation, speaker
 
 from .attribution import is_final, read_task
@@ -49,7 +53,7 @@ from .outgoing import Outgoing
 from .request import Calls, Request
 from .tenants import client_digest, key_digest
 
-__all__ = ["Attempting", "RungsOf"]
+__all__ = ["Attempting", "RungsOf", "native"]
 
 _KEEP_BYTES_MAX: Final = 8 * 1024 * 1024
 _OWN_PATHS: Final = {
@@ -89,6 +93,9 @@ class RungsOf:
 
     def _writer(self, ours: Speaker) -> StreamWriter:
         facts = self.request.facts
+        if isinstance(ours, GeminiSpeaker):
+            array = wants_array(self.request.caller.query)
+            return ours.writer(model=facts.model, created_s=self.started_us // 1_000_000, asks_usage=False, array=array)
         return ours.writer(model=facts.model, created_s=self.started_us // 1_000_000, asks_usage=facts.asks_usage)
 
     def headers(self, rung: str) -> list[tuple[str, str]]:
@@ -123,7 +130,8 @@ class RungsOf:
             dialect = request.to.dialect
             if model != request.facts.model:
                 path = dialect.with_model(path, model)
-            to, body, query = destination(rule, path, named=True), request.body, request.caller.query
+            body = _UNTRACED.get(dialect.id, bytes)(request.body)
+            to, query = destination(rule, path, named=True), request.caller.query
         if same_provider:
             headers = upstream_headers(request.head.items, request.caller, rule)
         else:
@@ -202,6 +210,12 @@ class Attempting:
         rule = self.to.rule
         prices = self._rungs.request.rulebook.book.find(rule.provider.price_id(self.to.path), self.facts.model)
         return prices.context_window if prices else None
+
+    @property
+    def left(self) -> bool:
+        if self.outgoing is None or self.outgoing.sent is None:
+            return False
+        return self.outgoing.reply is None or self.outgoing.reply.left
 
     async def make(self, why: Why, shows: Callable[[], bool]) -> Done:
         rungs, calls = self._rungs, self._rungs.calls
@@ -362,5 +376,12 @@ def _translated(request: Request, provider: Provider, model: str, goes_on: Conti
     asked = ours.read_request(request.to.path, request.caller.query, request.body)
     return theirs.write_request(asked if goes_on is None else goes_on.asked(asked), model)
 
+
+# A conversation that another provider has had a part in: what only that one can read would be refused by this one.
+_UNTRACED: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    "openai_chat": without_traces,
+    "anthropic": without_foreign_thinking,
+    "gemini": without_foreign_thoughts,
+}
 
 _GENERATIONS: Final = frozenset({"chat_completions", "messages", "generate_content"})

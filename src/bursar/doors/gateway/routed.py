@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -99,7 +100,10 @@ class RoutedCalls:
                 entry = await cache.entry(match.key, ask.tenant)
                 if entry is not None:
                     text = _hit_decision(route, replace(kept, said={**kept.said, "found": "similar"}))
-                    await self._give(request, route, entry, "semantic", text, call_id, started_us, rung="cached")
+                    told = partial(self._routing.similar().wrong, similar)
+                    await self._give(
+                        request, route, entry, "semantic", text, call_id, started_us, rung="cached", wrong=told
+                    )
                     return None
                 self._routing.similar().forget(match.key)
                 similar = replace(similar, match=None)
@@ -149,7 +153,7 @@ class RoutedCalls:
         if theirs is None or text is None:
             return
         other: str | None = None
-        if asked.match is not None and asked.match.shadow:
+        if asked.match is not None and (asked.match.shadow or asked.policy.judge):
             matched = await self._routing.cache.entry(asked.match.key, entry.tenant)
             other = None if matched is None else answer_text(theirs, matched.body, stream=matched.stream)
         side = SideCalls(self._calls, request, self._routing.embedder_of)
@@ -220,15 +224,15 @@ class RoutedCalls:
             )  # fmt: skip
             return None
         by, done = climbed.by, climbed.done
+        whole = rungs.continuation
+        if whole is not None and request.sink.started and not whole.finished:
+            await request.sink.write(whole.break_off())
+            return None
         if isinstance(done, Refused):
             raise self._calls.refused(done)
         if by is None or done is None:
             raise self._nothing(route, climbed, call_id)
         assert isinstance(by, Attempting)
-        whole = rungs.continuation
-        if whole is not None and request.sink.started and not whole.finished:
-            await request.sink.write(whole.break_off())
-            return None
         body, content_type = await self._pass(request, by, done, climbed)
         if whole is not None and whole.parts > 1:
             return None
@@ -255,6 +259,9 @@ class RoutedCalls:
         if gate.opened:
             return gate.sent, gate.content_type
         headers = [*by.headers(climbed.rung), *our_headers(done, climbed.rung)[2:]]
+        if given is not None and climbed.cause == "invalid" and done.attempt and done.attempt.charge.usage is None:
+            more = {"call_id": done.opening.call_id, "provider": done.opening.provider}
+            raise Problem(502, "upstream_unreadable", "the provider's answer cannot be read", more, headers=headers)
         if given is not None and by.translated:
             given = _translated(request, by, done, given)
         answer(request, given, outgoing.failure, done, headers)
@@ -273,8 +280,9 @@ class RoutedCalls:
         *,
         rung: str,
         climbed: Climbed | None = None,
+        wrong: Callable[[], None] | None = None,
     ) -> None:
-        """Answer from the cache."""
+        """Answer from the cache. ``wrong`` is to be told if somebody says that the answer was."""
         now_us = self._calls.clock.now_us()
         serial, number = (climbed.serial, climbed.number) if climbed else (1, 1)
         opening = Opening(
@@ -308,6 +316,7 @@ class RoutedCalls:
         )
         await self._calls.books.settle(NeedsSettlement(opening, attempt))
         self._routing.cache.looked(route.name, tier)
+        self._routing.cache.given(call_id, entry.key, wrong)
         self._calls.metrics.avoided(tier, entry.cost)
         headers = [
             ("content-type", entry.content_type),

@@ -2,14 +2,15 @@
 -- Routes, and their rungs with most calls. What an attempt's rung is for (its target) is in its decision; an answer from the
 -- cache has none. A call ended at its answer, or else at its last attempt. The row with ``is_route`` is over all of a route.
 WITH known AS MATERIALIZED (
-    SELECT *, from_json(decision, '{{"route": "VARCHAR", "candidates": [{{"provider": "VARCHAR", "model": "VARCHAR",
-                                   "verdict": "VARCHAR"}}]}}') AS said
+    SELECT sequence, call_id, number, rung, cause, status, cost_nanousd, avoided_nanousd, estimated, latency_ms, provider, model,
+           cache NOT IN ('', 'miss') AS kept,
+           from_json(decision, '{{"route": "VARCHAR", "candidates": [{{"provider": "VARCHAR", "model": "VARCHAR",
+                                  "verdict": "VARCHAR"}}]}}') AS said
     FROM attempt
     WHERE rung <> '' AND {condition}
 ),
 routed AS (
-    SELECT call_id, said.route AS route, rung, cause, status, cost_nanousd, avoided_nanousd, estimated, latency_ms,
-           cache NOT IN ('', 'miss') AS kept,
+    SELECT call_id, said.route AS route, rung, cause, status, cost_nanousd, avoided_nanousd, estimated, latency_ms, kept,
            list_position([each.verdict IN ('taken', 'probe', 'panic', 'hedge') FOR each IN said.candidates], TRUE) AS place,
            CASE WHEN kept THEN '' ELSE coalesce(said.candidates[place].provider, provider) END AS target_provider,
            CASE WHEN kept THEN '' ELSE coalesce(said.candidates[place].model, model) END AS target_model,

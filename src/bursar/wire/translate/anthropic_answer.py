@@ -485,13 +485,16 @@ class MessagesWriter:
             self._start_block(None, {"type": "redacted_thinking", "data": data}, out)
             out.append(_sse("content_block_stop", {"type": "content_block_stop", "index": self._index}))
             return
+        if not (event.text or event.signature):
+            return
         if not isinstance(self._open, Thinking):
-            block = {"type": "thinking", "thinking": "", "signature": ""}
-            self._start_block(Thinking(""), block, out)
+            self._start_block(Thinking(""), {"type": "thinking", "thinking": "", "signature": ""}, out)
         if event.text:
             self._block_delta({"type": "thinking_delta", "thinking": event.text}, out)
-        if event.signature or event.origin:
+        if event.signature:
             self._sign(Thinking("", event.signature, event.origin), out)
+        elif event.origin:
+            self._open = Thinking("", "", event.origin)
 
     def _sign(self, thinking: Thinking, out: list[bytes]) -> None:
         """A signature ends its block."""

