@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -233,11 +234,17 @@ def embedder_of(client: HttpClient) -> EmbedderOf:
 
     @lru_cache(maxsize=64)
     def make(name: str, to: Destination | None, headers: tuple[tuple[str, str], ...]) -> Any:
-        from bursar.adapters.embedders import EndpointEmbedder, LocalEmbedder, NgramEmbedder
+        from bursar.adapters.embedders import EndpointEmbedder, FunctionEmbedder, LocalEmbedder, NgramEmbedder
 
         if to is not None:
             provider = to.rule.provider.id
             return EndpointEmbedder(client, to.dialect, url=to.url, headers=headers, model=name, provider=provider)
+        module, colon, function = name.partition(":")
+        if colon:
+            try:
+                return FunctionEmbedder(getattr(import_module(module), function), id=name)
+            except (ImportError, AttributeError) as error:
+                raise ConfigError(f"cache: semantic: embed: {name} cannot be loaded: {error}") from None
         return LocalEmbedder() if name == "local" else NgramEmbedder()
 
     return make

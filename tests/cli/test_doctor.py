@@ -70,3 +70,17 @@ def test_an_empty_data_directory_option_is_refused(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "leave the option out for the default one" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rungs_that_cannot_be_asked_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rung without a key, or without a price, is named; so is a cache that cannot be opened."""
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-x")
+    text = "routes:\n  fast:\n    rungs: [openai/gpt-4o-mini, anthropic/claude-haiku-4-5, openai/no-such-model, stale]\n    cache: true\n"
+    (tmp_path / "bursar.yaml").write_text(text, encoding="utf-8")
+    found = {(each["check"], each["text"]) for each in _findings(tmp_path)[1]}
+    texts = [text for check, text in found if check == "routes"]
+    assert len(texts) == 2
+    assert any("ANTHROPIC_API_KEY is not set" in text for text in texts)
+    assert any("no-such-model has no price" in text for text in texts)
+    assert ("cache", "sqlite, up to 500 MB") in found

@@ -156,3 +156,20 @@ def test_nothing_to_show(run: Run, ledger: MemoryLedger) -> None:
     assert "1 more rung not shown" in run("--limit", "2").stdout
     ledger.connection.execute("DELETE FROM attempt")
     assert "The ledger is empty." in run().stdout
+
+
+def test_the_example_of_the_documentation(run: Run, ledger: MemoryLedger, running: Running) -> None:
+    """The example of docs/reports.md is this very output."""
+    ledger.connection.execute("DELETE FROM attempt")
+    for number in range(211):
+        primary(ledger, f"p{number}", cost_nanousd=3_900_000 + number * 7_000, latency_ms=600.0 + number * 7)
+    for number in range(10):
+        fallback(ledger, f"f{number}")
+    for number in range(40):
+        hit(ledger, f"h{number}")
+    metrics = Metrics()
+    metrics.breakers = lambda: [("openai", "gpt-5-mini", "closed"), ("anthropic", "claude-sonnet-4-5", "open")]
+    with serving(running, metrics):
+        text = run(width=106).stdout
+    page = (Path(__file__).parents[2] / "docs/reports.md").read_text(encoding="utf-8")
+    assert "\n".join(line.rstrip() for line in text.splitlines()) in page, text

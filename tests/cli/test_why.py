@@ -204,3 +204,11 @@ def test_a_call_that_is_not_there(ledger: MemoryLedger, run: Run) -> None:
 def test_times_are_in_the_zone_asked_for(ledger: MemoryLedger, run: Run) -> None:
     primary(ledger, CALL)
     assert "2026-03-31 14:00:00 CEST" in run(CALL, "--tz", "Europe/Berlin").stdout
+
+
+def test_the_example_of_the_documentation(ledger: MemoryLedger, run: Run) -> None:
+    """The example of docs/reports.md is this very output."""
+    fallback(ledger, task="brief-9f2c", agent="research", user="ann")
+    page = (Path(__file__).parents[2] / "docs/reports.md").read_text(encoding="utf-8")
+    text = run(CALL[:12], width=80).stdout
+    assert "\n".join(line.rstrip() for line in text.splitlines()) in page

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -143,7 +144,7 @@ class Server:
 def a_server() -> Iterator[Server | None]:
     """A server, None where no binary is installed."""
     binary = shutil.which("valkey-server") or shutil.which("redis-server")
-    if binary is None:
+    if binary is None or find_spec("redis") is None:
         yield None
         return
     with TemporaryDirectory(prefix="bursar-") as folder:
@@ -156,6 +157,7 @@ def a_server() -> Iterator[Server | None]:
 
 
 def needed(server: Server | None) -> Server:
+    pytest.importorskip("redis", reason="the client library is not installed (bursar[redis])")
     if server is None:
         pytest.skip("neither redis-server nor valkey-server is installed (apt-get install redis-server)")
     return server

@@ -18,7 +18,7 @@ class Desk:
     """A route whose questions come in by their texts."""
 
     def __init__(self, answers: SimilarAnswers | None = None) -> None:
-        self.answers = answers or SimilarAnswers()
+        self.answers = SimilarAnswers() if answers is None else answers
 
     def find(
         self, text: str, *, space: str = "a", draw: float = 0.99, route: str = "route", errors: float = ERRORS
@@ -92,15 +92,15 @@ def test_neighbours_with_other_answers_speak_against(desk: Desk) -> None:
 
 def test_questions_that_agree_are_surer(desk: Desk) -> None:
     """Neighbours with one answer make a surer stratum of the same similarity."""
-    desk.add("one", "My card has been swallowed by a machine in town", answer="x")
-    alone = desk.find("a machine swallowed my card")
+    desk.add("one", "A machine swallowed my card in the night", answer="x")
+    alone = desk.find("a machine swallowed my card at night")
     for number in range(8):
-        desk.add(str(number), "A machine in the town has swallowed my card" + "!" * number, answer="x")
-    together = desk.find("a machine swallowed my card")
+        desk.add(str(number), "At night, a machine swallowed my card" + "!" * number, answer="x")
+    together = desk.find("a machine swallowed my card at night")
     assert alone is not None
     assert together is not None
     assert together.stratum >= 0
-    assert alone.stratum == -1 or together.stratum < alone.stratum
+    assert together.stratum < alone.stratum
 
 
 def test_spaces_do_not_know_each_other(desk: Desk) -> None:

@@ -19,6 +19,7 @@ __all__ = ["DIALECTS", "Seen", "ask"]
 
 DIALECTS: Final = ("openai", "anthropic", "gemini")
 _claude_event: Final[TypeAdapter[Any]] = TypeAdapter(RawMessageStreamEvent)
+_NO_USAGE: Final = {"input_tokens": 0, "output_tokens": 0}
 _QUESTIONS: Final = [f"What is the {what} of line {n}?" for what in ("sum", "name", "date") for n in range(8)]
 
 
@@ -57,7 +58,7 @@ def _request(dialect: str, route: str, text: str, *, stream: bool) -> tuple[str,
             body = {"model": route, "messages": said, "stream": stream, "temperature": 0, "max_tokens": 60}
             return "/v1/messages", {"x-api-key": "sk-client-own-123", "anthropic-version": "2023-06-01"}, body
         case _:
-            config = {"temperature": 0, "maxOutputTokens": 60}
+            config = {"temperature": 0, "maxOutputTokens": 200}
             body = {"contents": [{"role": "user", "parts": [{"text": text}]}], "generationConfig": config}
             path = f"/v1beta/models/{route}:{'streamGenerateContent?alt=sse' if stream else 'generateContent'}"
             return path, {"x-goog-api-key": "sk-client-own-123"}, body
@@ -135,18 +136,24 @@ def _bursar(error: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _judge_whole(seen: Seen, text: str) -> None:
+    answer = _without_usage(json.loads(text))
     match seen.dialect:
         case "openai":
-            said = ChatCompletion.model_validate_json(text)
+            said = ChatCompletion.model_validate(answer)
             good = bool(said.choices and said.choices[0].finish_reason)
         case "anthropic":
-            good = bool(Message.model_validate_json(text).stop_reason)
+            good = bool(Message.model_validate({**answer, "usage": _NO_USAGE}).stop_reason)
         case _:
-            answer = GenerateContentResponse.model_validate_json(text)
-            good = bool(answer.candidates and answer.candidates[0].finish_reason)
+            found = GenerateContentResponse.model_validate(answer)
+            good = bool(found.candidates and found.candidates[0].finish_reason)
     seen.end = "answer"
     if not good:
         seen.wrong = f"an answer without an end: {text[:300]!r}"
+
+
+def _without_usage(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer without its counts, which faults spoil: they are passed on as the provider gave them."""
+    return {name: value for name, value in answer.items() if name not in ("usage", "usageMetadata")}
 
 
 def _judge_stream(seen: Seen, text: str) -> None:
@@ -157,7 +164,8 @@ def _judge_stream(seen: Seen, text: str) -> None:
         return
     ended = ""
     for number, data in enumerate(events):
-        if ended and not (ended == "finished" and seen.dialect == "openai"):
+        broke_off = '"upstream_cut"' in data  # it may, after the last event and before the end of the body
+        if ended and not broke_off and not (ended == "finished" and seen.dialect == "openai"):
             seen.wrong = f"{data[:200]!r} after the {ended} end"
             return
         if data == "[DONE]":
@@ -179,11 +187,18 @@ def _judge_stream(seen: Seen, text: str) -> None:
 
 
 def _judge_event(seen: Seen, event: dict[str, Any], *, first: bool) -> str:
+    event = _without_usage(event)
     match seen.dialect:
         case "openai":
             chunk = ChatCompletionChunk.model_validate(event)
             return "finished" if chunk.choices and chunk.choices[0].finish_reason else ""
         case "anthropic":
+            if event["type"] == "ping":  # the SDK passes over it before it looks for a type
+                return ""
+            if event["type"] == "message_start":
+                event = {**event, "message": {**event["message"], "usage": _NO_USAGE}}
+            if event["type"] == "message_delta":
+                event = {**event, "usage": _NO_USAGE}
             found = _claude_event.validate_python(event)
             if first and found.type != "message_start":
                 seen.wrong = f"a stream that begins with {found.type}"

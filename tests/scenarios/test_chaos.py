@@ -206,7 +206,7 @@ def check_seen(gale: Storm, calls: dict[str, list[dict[str, Any]]]) -> None:
     assert [each for each in gale.seen if each.wrong] == []
     for each in gale.seen:
         rows = calls.get(each.call_id, [])
-        ok = [row for row in rows if row["status"] == "ok"]
+        ok = [row for row in rows if row["status"] == "ok" and (row["response_id"] or row["cache"] not in ("", "miss"))]
         match each.end:
             case "answer":
                 assert ok, (each, rows)
@@ -214,18 +214,20 @@ def check_seen(gale: Storm, calls: dict[str, list[dict[str, Any]]]) -> None:
                 if each.cache not in ("", "miss"):
                     assert rows[-1]["cache"] == each.cache
                     assert rows[-1]["cost_nanousd"] == 0
-                elif not each.stream and each.cost_usd:
-                    assert each.cost_usd in {
-                        decimal_text(row["cost_nanousd"]) for row in ok if row["rung"] == each.rung
-                    }
+                elif each.cost_usd:
+                    assert each.cost_usd in {_usd(row) for row in ok if row["rung"] == each.rung}, (each, rows)
             case "broken":
                 assert rows[-1]["status"] in ("cut", "error", "cancelled", "ended", "ok"), (each, rows)
             case "theirs":
                 assert any(row["status"] == "error" and row["http_status"] == each.status for row in rows), (each, rows)
             case "ours":
-                assert not ok or each.code == "upstream_unreadable", (each, rows)
+                assert ok == [], (each, rows)
             case _:
                 assert each.end in ("left", "spoiled"), each
+
+
+def _usd(row: dict[str, Any]) -> str:
+    return "" if row["cost_nanousd"] is None else decimal_text(row["cost_nanousd"])
 
 
 def check_rows(gale: Storm, calls: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
@@ -234,7 +236,7 @@ def check_rows(gale: Storm, calls: dict[str, list[dict[str, Any]]]) -> dict[str,
         call.response_id: (name, call) for name, sim in gale.sims.items() for call in sim.calls if call.response_id
     }
     book, at = bundled_book(), datetime.now(timezone.utc)
-    compared = total = billed = gaps = 0
+    compared = total = billed = gaps = unpriced = 0
     attempts: set[str] = set()
     for rows in calls.values():
         numbers = [row["number"] for row in rows]
@@ -242,8 +244,8 @@ def check_rows(gale: Storm, calls: dict[str, list[dict[str, Any]]]) -> dict[str,
         for row in rows:
             assert row["attempt_id"] not in attempts
             attempts.add(row["attempt_id"])
-            assert row["cost_nanousd"] is not None
-            if row["status"] != "ok" or row["estimated"] or row["cache"] not in ("", "miss"):
+            unpriced += row["cost_nanousd"] is None
+            if row["status"] != "ok" or row["estimated"] or row["cache"] not in ("", "miss") or _usd(row) == "":
                 continue
             provider, call = served[row["response_id"]]
             assert provider == row["provider"]
@@ -253,6 +255,8 @@ def check_rows(gale: Storm, calls: dict[str, list[dict[str, Any]]]) -> dict[str,
             assert row["cost_nanousd"] == expected, (row, call)
             compared, total, billed = compared + 1, total + row["cost_nanousd"], billed + (expected or 0)
     assert total == billed > 0
+    faults = Counter(call.fault for sim in gale.sims.values() for call in sim.calls)
+    assert unpriced <= sum(faults[each] for each in (*MISCOUNTED, "wrong-json")), "only what cannot be read has no price"
     ids = [
         row["response_id"]
         for rows in calls.values()
@@ -263,7 +267,7 @@ def check_rows(gale: Storm, calls: dict[str, list[dict[str, Any]]]) -> dict[str,
     sent = sum(row["cache"] in ("", "miss") for rows in calls.values() for row in rows)
     arrived = sum(len(sim.calls) for sim in gale.sims.values())
     assert arrived <= sent, "a provider was asked and nothing is booked"
-    return {"compared": compared, "nanousd": total, "sent": sent, "arrived": arrived, "gaps": gaps}
+    return {"compared": compared, "nanousd": total, "sent": sent, "arrived": arrived, "gaps": gaps, "unpriced": unpriced}
 
 
 def report(gale: Storm, calls: dict[str, list[dict[str, Any]]], figures: dict[str, int]) -> None:

@@ -90,6 +90,16 @@ def test_time_and_who_it_is_for_narrow_it(ledger: MemoryLedger) -> None:
         assert caught.value.field == "where"
 
 
+def test_a_model_that_a_budget_put_in_its_place_is_a_line_of_its_own(ledger: MemoryLedger) -> None:
+    """Named as it was sent, whatever the provider calls the one that answered, or nobody did."""
+    decision = decided("cheaper", "budget all", {"provider": "openai", "model": "gpt-5-nano"}, route="held")
+    for status in ("ok", "error"):
+        model = "gpt-5-nano-2025-08-07" if status == "ok" else "gpt-5-nano"
+        ledger.attempt(model=model, rung="primary", status=status, decision=decision)
+    (rung,) = _only(ledger, "held").rungs
+    assert (rung.rung, rung.model, rung.figures.attempts) == ("primary", "gpt-5-nano", 2)
+
+
 def test_routes_with_most_calls_come_first_and_rungs_past_a_limit_are_counted(ledger: MemoryLedger) -> None:
     """The figures of a route stay over all of its rungs."""
     for number in range(7):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import shutil
@@ -24,6 +25,8 @@ from bursar.core.errors import BursarError
 if TYPE_CHECKING:
     from bursar.adapters.data_dir import DataDir
     from bursar.config import Settings
+    from bursar.engine.ports import CacheStore
+    from bursar.engine.rulebook import Rulebook
 
 __all__ = ["Finding", "doctor"]
 
@@ -115,6 +118,42 @@ def _configuration(data: DataDir, settings: Settings, config: Path | None, *, re
                 f"{name}: base_url {base_url} has no path, the usual one of its kind ends in {prefix}: is it missing?"
             )
             yield Finding("configuration", "note", text)
+
+    yield from _routes(data, settings, rulebook)
+
+
+def _routes(data: DataDir, settings: Settings, rulebook: Rulebook) -> Iterator[Finding]:
+    """Rungs that could not be asked, and whether the cache of the routes can be opened."""
+    from bursar.compose import open_cache, open_similar
+
+    routes = rulebook.routes.all
+    for route in routes:
+        for index, rung in enumerate(route.rungs):
+            if not rung.provider:
+                continue
+            rule, name = rulebook.providers[rung.provider], f"{rung.provider}/{rung.model}"
+            if not rule.key and (wanted := rule.provider.key_env):
+                text = f"route {route.name}: {name} is passed over for clients of others: {wanted} is not set"
+                yield Finding("routes", "note", text)
+            if rulebook.book.find(rule.provider.price_id("/"), rung.model) is None:
+                text = f"route {route.name}, rung {index + 1}: {name} has no price, so no cost can make a call leave it"
+                yield Finding("routes", "note", text)
+    policies = [route.cache for route in routes if route.cache is not None]
+    if not policies:
+        return
+    try:
+        asyncio.run(_closed(open_cache(data, settings)))
+        if any(policy.semantic is not None for policy in policies):
+            open_similar(data)
+    except (BursarError, ImportError) as error:
+        yield Finding("cache", "problem", str(error))
+        return
+    yield Finding("cache", "ok", f"{settings.cache.store}, up to {settings.cache.size_mb} MB")
+
+
+async def _closed(store: CacheStore) -> None:
+    await store.use()
+    await store.close()
 
 
 def _prices(data: DataDir, settings: Settings) -> Finding:

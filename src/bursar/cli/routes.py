@@ -124,11 +124,11 @@ def _print_route(console: Console, route: RouteFigures) -> None:
         Column("Calls"),
         Column("Share", spare=3),
         Column("Errors"),
-        Column("Cancelled", spare=5),
+        Column("Cancelled", spare=5 if whole.cancelled else 9),
         Column("p50", spare=4),
         Column("p95", spare=1),
         Column("Cost"),
-        Column("First rung left for", "text", width_min=12, spare=2),
+        Column("First rung left for", "text", width_min=20, spare=2),
     ]
     costs = output.aligned([output.estimate(rung.figures.cost_nanousd, rung.figures.estimated) for rung in route.rungs])
     lines = [

@@ -45,7 +45,8 @@ _DIRECTIVES: Final[tuple[CacheDirective, ...]] = ("no-store", "refresh", "only")
 @valueclass
 class SemanticPolicy:
     """Similar questions. ``errors`` is the largest share of hits that may be wrong, in thousandths; ``shadow`` the share of hits
-    that are asked all the same and compared, in thousandths. ``embed`` is "ngrams", "local", or a ``provider/model``."""
+    that are asked all the same and compared, in thousandths. ``embed`` is "ngrams", "local", a ``provider/model``,
+    or a ``module:function``."""
 
     errors: int = 10
     shadow: int = 50

@@ -37,6 +37,7 @@ _SEMANTIC_FIELDS: Final = ("errors", "shadow", "embed", "verify", "judge")
 _HEDGE_FIELDS: Final = ("after", "spend")
 _WORDS: Final[tuple[RungKind, ...]] = ("cached", "stale", "refuse")
 _QUANTILE: Final = re.compile(r"p(\d{2}(?:\.\d)?)(?:\s*\*\s*(\d{1,3}(?:\.\d{1,2})?))?")
+_FUNCTION: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _NAME_LENGTH_MAX: Final = 200
 _DAY_MS: Final = 86_400_000
 
@@ -257,11 +258,11 @@ def _semantic(raw: Any, path: str) -> SemanticPolicy:
             f"{path}.errors: {spec.get('errors')!r}: write the share of hits that may be wrong, from 0.1% to 20%"
         )
     embed, judge = str(spec.get("embed", "ngrams")), str(spec.get("judge", ""))
-    for name, model in (("embed", embed), ("judge", judge)):
-        if "/" not in model and not (name == "embed" and model in ("ngrams", "local")) and model:
-            raise ValueError(
-                f"{path}.{name}: {model[:60]!r}: write provider/model{', ngrams or local' if name == 'embed' else ''}"
-            )
+    if not (embed in ("ngrams", "local") or "/" in embed or _FUNCTION.fullmatch(embed)):
+        hint = "write ngrams, local, provider/model of an embeddings endpoint, or package.module:function"
+        raise ValueError(f"{path}.embed: {embed[:60]!r}: {hint}")
+    if judge and "/" not in judge:
+        raise ValueError(f"{path}.judge: {judge[:60]!r}: write provider/model")
     verify = cast("Verify", choice(spec.get("verify", "equal"), ("equal", "json", "judge"), f"{path}.verify"))
     if (verify == "judge") != bool(judge):
         raise ValueError(f"{path}.judge: a judge is a model, and needs verify: judge; {verify!r} with {judge!r} is not")

@@ -394,7 +394,8 @@ class Climb:
                 return last
             if hedge_s is not None and now_s >= first.began_s + hedge_s:
                 hedge_s = None
-                if (other := self._hedge(order)) is not None:
+                # What has not left yet waits for its budget, as a hedge would.
+                if first.candidate.left and (other := self._hedge(order)) is not None:
                     running.append(other)
 
     def _start(self, index: int, chosen: Pick, *, hedges: bool) -> _Running:

@@ -48,6 +48,7 @@ class Nearest:
 
     def add(self, key: str, vector: Any) -> None:
         """Keep a vector, in place of what has its key. Raises ValueError where it is not of this space."""
+        unit = self._unit(vector)
         row = self._rows.get(key)
         if row is None:
             row = len(self._keys)
@@ -55,7 +56,7 @@ class Nearest:
                 self._resize(2 * row)
             self._keys.append(key)
             self._rows[key] = row
-        self._vectors[row] = self._unit(vector)
+        self._vectors[row] = unit
         if self._planes is not None:
             self._signs[:, row] = self._signed(self._vectors[row : row + 1])[:, 0]
         elif len(self._keys) > _EXACT_MAX:

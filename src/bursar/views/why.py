@@ -324,6 +324,7 @@ def _ended(candidate: Candidate, made: Sequence[CallAttempt], by: CallAttempt) -
     costs = [attempt.step.cost_nanousd for attempt in made if attempt.step.cost_nanousd is not None]
     return replace(
         candidate,
+        rung=candidate.rung or last.rung,
         verdict=verdict,
         why=reason,
         charged_nanousd=sum(costs) if costs else None,

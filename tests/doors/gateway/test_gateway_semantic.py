@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -128,3 +128,17 @@ async def test_a_judge_is_a_call_that_is_booked(tmp_path: Path) -> None:
         assert all(row["cost_nanousd"] and row["cost_nanousd"] > 0 for row in own)
         asked = [body for body in script.seen if body["model"] == "gpt-4o"]
         assert len(asked) == sum(row["model_asked"] == "gpt-4o" for row in own)
+
+
+def first_words(texts: Sequence[str]) -> list[list[float]]:
+    """The user's own embedder: which of a few words a text has."""
+    return [[float(word in text) for word in ("How", "way", "steps", "my", "the", "today")] for text in texts]
+
+
+async def test_a_function_may_make_the_vectors(tmp_path: Path) -> None:
+    """``embed`` may name a function of the user's own."""
+    async with asking(tmp_path, Helpdesk(), embed=f"{__name__}:first_words") as house:
+        tiers = [await ask(house, question) for question in QUESTIONS[:100]]
+        assert "semantic" in tiers
+    async with asking(tmp_path / "b", Helpdesk(), embed="no.such.module:embed") as house:
+        assert await ask(house, QUESTIONS[0]) == "miss"

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -21,12 +22,16 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sdk_room import Room, Script, answered, python, setup_of
+from sdk_room import Room, Script, answered, python
 
 import bursar
+from bursar.compose import make_rulebook
+from bursar.config import Settings
 from bursar.core.errors import CacheError
 from bursar.doors.sdk.comparable import as_json, canonical, code_digest
 from bursar.doors.sdk.session import required
+from bursar.engine.asks import opening_of, settlement_of
+from bursar.engine.messages import TOLD
 
 
 class Counted:
@@ -688,12 +693,17 @@ def test_a_tool_inside_of_itself_does_not_wait_for_itself(room: Room) -> None:
     assert look("a") == 3
 
 
+def opened(room: Room) -> str:
+    """The first lines of a process that shares this room, and loads no client."""
+    return f"import json, bursar\nbursar.init(data={str(room.path)!r}, config={str(room.config)!r})\n"
+
+
 def test_processes_share_what_is_kept(room: Room) -> None:
     """Those of one data directory; a function that was changed is another one."""
 
     def code(more: str) -> str:
         return (
-            setup_of(room)
+            opened(room)
             + f"@bursar.tool(cache='10m')\ndef look(query, seen={{'b', 'a'}}):\n    return query + {more!r}\n"
             + "print(json.dumps([look('a'), look('b')]))\nassert bursar.flush()\n"
         )
@@ -708,9 +718,9 @@ def test_processes_share_what_is_kept(room: Room) -> None:
 def test_a_fork_while_something_is_under_way(room: Room) -> None:
     """The child runs it itself: its parent's threads are not there."""
     code = (
-        setup_of(room)
+        opened(room)
         + """
-import threading
+import os, threading
 inside, go = threading.Event(), threading.Event()
 @bursar.tool(cache="10m", version="1")
 def look():
@@ -875,11 +885,15 @@ def test_a_hit_is_told_to_a_server_too(closed_room: Room, script: Script) -> Non
 
     assert look() == look() == 1
     bursar.flush(5)
-    endings = [
-        ended
-        for seen in script.seen
-        if seen.path.endswith("told")
-        for ended in json.loads(seen.body).get("endings", [])
+    told = [TOLD.decode(seen.body) for seen in script.seen if seen.path.endswith("told")]
+    endings = [ended for each in told for ended in each.endings]
+    rulebook = make_rulebook(closed_room.data, Settings())
+    attempts = [
+        settlement_of(rulebook, replace(ended, opening=opening_of(rulebook, ended.ask)), None).attempt
+        for ended in endings
     ]
-    assert [ended["opening"]["cache"] for ended in endings] == ["miss", "tool"]
-    assert [ended.get("avoided") for ended in endings] == [None, 5_000_000]
+    assert [
+        (each.opening.cache, each.opening.rung, each.charge.amount, each.avoided)
+        for each in attempts
+        if each is not None
+    ] == [("miss", "", 5_000_000, None), ("tool", "cached", 0, 5_000_000)]

@@ -86,13 +86,13 @@ class Continuation:
 class Part:
     """One attempt's stream as a part of the client's: what ``StreamTranslation`` is for a whole one."""
 
-    __slots__ = ("_broken", "_reader", "_whole")
+    __slots__ = ("_began", "_broken", "_reader", "_whole")
 
     def __init__(self, reader: StreamReader, whole: Continuation) -> None:
         self._reader = reader
         self._whole = whole
         self._broken = False
-        whole.parts += 1
+        self._began = False
 
     @property
     def content_type(self) -> str:
@@ -101,6 +101,9 @@ class Part:
     def feed(self, chunk: bytes) -> bytes:
         if self._broken:
             return b""
+        if not self._began:
+            self._began = True
+            self._whole.parts += 1
         try:
             return self._write(self._reader.feed(chunk))
         except ValueError:

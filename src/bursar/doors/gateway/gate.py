@@ -2,7 +2,8 @@
 
 Rule 1: nothing goes to the client before the provider has said something that counts: until then another attempt may answer.
 Rule 2: the first to have something has the client to itself; the others are told that nobody listens.
-Rule 3: what is sent is kept as it is sent, within a limit, for the cache.
+Rule 3: what is held back is translated when it is sent: until then the translation of another attempt may be the client's.
+Rule 4: what is sent is kept as it is sent, within a limit, for the cache.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Gate:
     something. ``headers`` are ours, sent with the provider's when it opens."""
 
     __slots__ = (
-        "_held", "_keep_max", "_kept", "_kept_bytes", "_seen", "_shows", "_sink", "_start", "_translation", "headers", "opened",
+        "_ended", "_held", "_keep_max", "_kept", "_kept_bytes", "_seen", "_shows", "_sink", "_start", "_translation", "headers", "opened",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +47,7 @@ class Gate:
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._held: list[bytes] = []
+        self._ended = False
         self._start: tuple[int, tuple[tuple[str, str], ...]] | None = None
         self.headers: list[tuple[str, str]] = []
         self.opened = False
@@ -57,24 +59,18 @@ class Gate:
         self._start = (status, headers)
 
     async def write(self, chunk: bytes) -> None:
-        out = self._translation.feed(chunk) if self._translation is not None else chunk
         if self.opened:
-            await self._send(out)
+            await self._send(self._translated(chunk))
             return
-        if out:
-            self._held.append(out)
+        self._held.append(chunk)
         if self._seen():
             await self._open()
 
     async def finish(self) -> None:
         """What ends the stream, once the provider's has ended."""
-        if self._translation is None:
-            return
-        out = self._translation.finish()
-        if self.opened:
-            await self._send(out)
-        elif out:
-            self._held.append(out)
+        if self.opened and self._translation is not None:
+            await self._send(self._translation.finish())
+        self._ended = True
 
     async def flush(self) -> None:
         """Send what was held back although it says nothing: there is no other answer."""
@@ -98,8 +94,13 @@ class Gate:
         if not self._sink.started:  # or it goes on with what another attempt began
             self._sink.headers += self.headers
             await self._sink.start(*self._start)
-        held, self._held = b"".join(self._held), []
+        held, self._held = self._translated(b"".join(self._held)), []
+        if self._ended and self._translation is not None:
+            held += self._translation.finish()
         await self._send(held)
+
+    def _translated(self, chunk: bytes) -> bytes:
+        return chunk if self._translation is None else self._translation.feed(chunk)
 
     async def _send(self, out: bytes) -> None:
         if not out:

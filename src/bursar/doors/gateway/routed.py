@@ -234,6 +234,9 @@ class RoutedCalls:
             raise self._nothing(route, climbed, call_id)
         assert isinstance(by, Attempting)
         body, content_type = await self._pass(request, by, done, climbed)
+        if whole is not None and request.sink.started and not whole.finished:
+            await request.sink.write(whole.break_off())
+            return None
         if whole is not None and whole.parts > 1:
             return None
         if ask is None or not ask.keeps or climbed.cause is not None or body is None or done.attempt is None:
@@ -259,7 +262,7 @@ class RoutedCalls:
         if gate.opened:
             return gate.sent, gate.content_type
         headers = [*by.headers(climbed.rung), *our_headers(done, climbed.rung)[2:]]
-        if given is not None and climbed.cause == "invalid" and done.attempt and done.attempt.charge.usage is None:
+        if given is not None and climbed.cause == "invalid" and not _is_json(given.body):
             more = {"call_id": done.opening.call_id, "provider": done.opening.provider}
             raise Problem(502, "upstream_unreadable", "the provider's answer cannot be read", more, headers=headers)
         if given is not None and by.translated:
@@ -370,6 +373,14 @@ class RoutedCalls:
             finish=attempt.finish,
             operation=attempt.opening.operation,
         )
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _free(entry: CacheEntry, tier: CacheTier) -> Charge:

@@ -11,7 +11,8 @@ WITH known AS MATERIALIZED (
 ),
 routed AS (
     SELECT call_id, said.route AS route, rung, cause, status, cost_nanousd, avoided_nanousd, estimated, latency_ms, kept,
-           list_position([each.verdict IN ('taken', 'probe', 'panic', 'hedge') FOR each IN said.candidates], TRUE) AS place,
+           coalesce(list_position([each.verdict IN ('taken', 'probe', 'panic', 'hedge') FOR each IN said.candidates], TRUE),
+                    CASE WHEN len(said.candidates) = 1 THEN 1 END) AS place,
            CASE WHEN kept THEN '' ELSE coalesce(said.candidates[place].provider, provider) END AS target_provider,
            CASE WHEN kept THEN '' ELSE coalesce(said.candidates[place].model, model) END AS target_model,
            row_number() OVER (PARTITION BY call_id ORDER BY status = 'ok' DESC, number DESC, sequence DESC) = 1 AS is_end
