@@ -18,12 +18,12 @@ PARTS = {
     "imports": "bursar import, and bursar spend over what was imported",
     "otlp": "spans/s of telemetry, from the request to the ledger, and what happens beyond",
     "ledger": "group-by over ten million rows (not in --quick)",
-    "routes": "what a route of two rungs adds to a request, and what an answer from the cache costs",
+    "routes": "what a route and a cache add to a request (only with --peers or --only routes)",
     "peers": "other gateways beside us (only with --peers; installs them under .peers/)",
-    "outage": "an outage of the first provider of two (only with --peers or --only outage; with --peers beside LiteLLM)",
+    "outage": "an outage of the first provider of two (only with --peers or --only outage; LiteLLM only with --peers)",
     "sdk": "the SDK beside other tools' (only with --peers; installs them under .venv-bench/)",
 }
-_ONLY_ASKED = ("peers", "outage", "sdk")
+_ONLY_ASKED = ("routes", "peers", "outage", "sdk")
 
 
 def main() -> int:

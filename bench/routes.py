@@ -43,7 +43,7 @@ class _Way:
 def measure(*, quick: bool) -> Report:
     mine, others = cores() or (None, None)
     pin(others)
-    rounds, length_s = (2, 2) if quick else (5, 3)
+    rounds, length_s = (1, 2) if quick else (4, 3)
     try:
         with Processes() as processes, tempfile.TemporaryDirectory(prefix="bursar-bench-") as name:
             directory = Path(name)

@@ -129,7 +129,7 @@ async def test_what_was_asked_before_its_tag_went_comes_too_late(store: CacheSto
 async def test_more_than_one_batch_goes(store: CacheStore) -> None:
     """A removal does not end where the store stops to let others in."""
     for number in range(1_100):
-        await keep(store, an_entry(f"{number}", tags=("all",), tenant="A" if number % 2 else "B"))
+        await store.put(an_entry(f"{number}", tags=("all",), tenant="A" if number % 2 else "B"))
     assert await store.remove(tag="all", tenant="A") == 550
     assert await store.remove(tag="all") == 550
 

@@ -27,7 +27,7 @@ def test_list_names_every_part() -> None:
     done = _bench("--list")
     assert done.returncode == 0, done.stderr
     names = [line.split()[0] for line in done.stdout.splitlines()]
-    assert names == ["gateway", "inprocess", "imports", "otlp", "ledger", "peers", "sdk"]
+    assert names == ["gateway", "inprocess", "imports", "otlp", "ledger", "routes", "peers", "outage", "sdk"]
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for name in names:
         assert (ROOT / "bench" / f"{name}.py").is_file()

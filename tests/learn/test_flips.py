@@ -81,6 +81,7 @@ def test_every_flip_is_a_difference() -> None:
     assert same == []
 
 
+@pytest.mark.timeout(300)
 def test_no_flip_is_served_by_ngrams() -> None:
     """With all evidence there could be, no flip gets the other question's answer; the question itself, worded a little differently,
     does."""
@@ -88,7 +89,8 @@ def test_no_flip_is_served_by_ngrams() -> None:
     assert len(served(hashed_ngrams, SAME)) > len(SAME) * 0.9
 
 
-@pytest.mark.parametrize("each", [12, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("each", [40, pytest.param(1, marks=pytest.mark.long)])
 def test_no_flip_is_served_by_a_sentence_model(each: int) -> None:
     """The same with the local model, to which opposites are alike. It takes its time: the short run asks some of them."""
     try:
@@ -96,4 +98,4 @@ def test_no_flip_is_served_by_a_sentence_model(each: int) -> None:
     except ConfigError as error:
         pytest.skip(f"the local model is an optional part: {error}")
     assert served(model._encoder.encode, [(flip.kept, flip.asked) for flip in FLIPS[::each]]) == []
-    assert len(served(model._encoder.encode, SAME[:: 4 * each])) > len(SAME[:: 4 * each]) * 0.9
+    assert len(served(model._encoder.encode, SAME[::each])) > len(SAME[::each]) * 0.9

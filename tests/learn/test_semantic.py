@@ -90,17 +90,19 @@ def test_neighbours_with_other_answers_speak_against(desk: Desk) -> None:
     assert match.why == "declined: 50 % of the nearest questions' vote is for one answer, 73.1 % is needed"
 
 
-def test_questions_that_agree_are_surer(desk: Desk) -> None:
-    """Neighbours with one answer make a surer stratum of the same similarity."""
-    desk.add("one", "A machine swallowed my card in the night", answer="x")
-    alone = desk.find("a machine swallowed my card at night")
+def test_questions_that_agree_are_surer() -> None:
+    """Of the same similarity, eight neighbours with one answer make a surer stratum than one of them alone."""
+    answers, asked, kept = SimilarAnswers(), [1.0, 0.0], [0.7, 0.51**0.5]
+    strata: list[int] = []
     for number in range(8):
-        desk.add(str(number), "At night, a machine swallowed my card" + "!" * number, answer="x")
-    together = desk.find("a machine swallowed my card at night")
-    assert alone is not None
-    assert together is not None
-    assert together.stratum >= 0
-    assert together.stratum < alone.stratum
+        answers.add("a", str(number), "reset the PIN", kept, answer="x")
+        match = answers.find("a", "route", "reset the PIN, please", asked, delta=ERRORS, draw=0.5)
+        assert match is not None
+        assert match.similarity == pytest.approx(0.7)
+        strata.append(match.stratum)
+    assert strata[0] == 2
+    assert strata[-1] == 0
+    assert strata == sorted(strata, reverse=True)
 
 
 def test_spaces_do_not_know_each_other(desk: Desk) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Final, Literal, TypeAlias
 
+from .alert_text import money_text
 from .breaker import BreakerRules, Verdict
 from .caching import CachePolicy
 from .failures import WAYS, Cause
@@ -33,6 +34,7 @@ __all__ = [
     "limit_ms",
     "next_after",
     "pick",
+    "too_dear",
 ]
 
 RungKind: TypeAlias = Literal["model", "cached", "stale", "refuse"]
@@ -160,7 +162,7 @@ def pick(route: Route, order: Sequence[int], standings: Mapping[int, Standing], 
         if rung.kind != "model":
             return Pick(index, passed, wait_us=_first_wait(opened, standings))
         standing = standings[index]
-        why = standing.barred or _too_dear(rung, standing)
+        why = standing.barred or too_dear(rung, standing)
         if not why and standing.verdict.state == "open":
             why = standing.verdict.why
             opened.append(index)
@@ -178,10 +180,11 @@ def _first_wait(opened: Sequence[int], standings: Mapping[int, Standing]) -> int
     return min((standings[index].verdict.until_us for index in opened), default=0)
 
 
-def _too_dear(rung: RouteRung, standing: Standing) -> str:
+def too_dear(rung: RouteRung, standing: Standing) -> str:
+    """Why a rung is passed over for what the call is expected to cost there, "" where it is not."""
     if rung.cost_per_call is None or standing.expected is None or standing.expected <= rung.cost_per_call:
         return ""
-    return f"expected to cost {standing.expected} nano-USD, cost_per_call is {rung.cost_per_call}"
+    return f"expected to cost {money_text(standing.expected)}, cost_per_call is {money_text(rung.cost_per_call)}"
 
 
 def next_after(route: Route, index: int, cause: Cause, *, roomier: frozenset[int] = frozenset()) -> tuple[int, ...]:

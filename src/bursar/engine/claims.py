@@ -246,8 +246,10 @@ def _with_budget(opening: Opening, model: str, admitted: Admitted) -> str:
         budget["changed"] = admitted.rungs
     found = _decode(opening.decision)
     if model != opening.model:
-        found["rung"] = "cheaper"
-        found["candidates"] = [{"provider": opening.provider, "model": model}]
+        budget["model"] = model
+        if "route" not in found:
+            found["rung"] = "cheaper"
+            found["candidates"] = [{"provider": opening.provider, "model": model}]
     if admitted.rungs:
         found["why"] = f"budget {admitted.tightest.budget.name}"
     found["budget"] = budget

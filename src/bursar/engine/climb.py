@@ -17,13 +17,14 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from bursar.core.alert_text import money_text
 from bursar.core.breaker import Verdict
 from bursar.core.caching import CacheEntry, CacheTier
 from bursar.core.call import Done, Refused, Settled
 from bursar.core.failures import WAYS, Cause
 from bursar.core.money import NanoUSD
 from bursar.core.retries import HedgeBudget, RetryBudget, backoff_s
-from bursar.core.routes import Limit, Pick, Route, RouteRung, Standing, limit_ms, next_after, pick
+from bursar.core.routes import Limit, Pick, Route, RouteRung, Standing, limit_ms, next_after, pick, too_dear
 from bursar.core.values import valueclass
 
 from .health import Health, Target, TargetHealth
@@ -220,6 +221,7 @@ class Climb:
         self._cost = 0
         self._last: _Ended | None = None
         self._first_cause = ""
+        self._begun = False  # the client has seen a part
         self._again = False  # the next attempt is a retry that is paid for
 
     # --- the climb --------------------------------------------------------------------------------------------
@@ -253,11 +255,12 @@ class Climb:
                 if ended.cause is None or (ended.shown and not ended.candidate.goes_on()):
                     return self._answered(ended)
                 if ended.shown:
+                    self._begun = True
                     self._winner = None
                     self._ready.clear()  # what is asked now is how it goes on
                 self._first_cause = self._first_cause or ended.cause
                 order = await self._after(ended)
-                if ended.shown:  # an answer that is kept is a whole one: it does not go on with a part
+                if self._begun:  # an answer that is kept is a whole one: it does not go on with a part
                     order = [each for each in order if route.rungs[each].kind == "model"]
         finally:
             await self._stop(self._running)
@@ -269,7 +272,7 @@ class Climb:
             if rung.kind != "model":
                 continue
             standing = self._standings[index] = self._standing(index, rung, now_us)
-            if not standing.barred and standing.verdict.state != "open":
+            if not standing.barred and standing.verdict.state != "open" and not too_dear(rung, standing):
                 break  # nothing after it needs to be looked at
         has_stale = self._kept.stale is not None or self._kept.fresh is not None
         return pick(self._route, order, self._standings, has_stale=has_stale)
@@ -291,7 +294,7 @@ class Climb:
         expected = self._standings[index].expected or 0
         cost = self._cost + sum(each.candidate.expected or 0 for each in self._running)
         if route.cost_max is not None and cost and cost + expected > route.cost_max:
-            return f"its attempts cost {cost} nano-USD so far, cost_max is {route.cost_max}"
+            return f"its attempts cost {money_text(cost)} so far, cost_max is {money_text(route.cost_max)}"
         left = self._left_s()
         if left is not None and left <= 0:
             return f"the deadline of {route.deadline_ms} ms is over"
@@ -309,7 +312,7 @@ class Climb:
         assert cause is not None
         self._failed[ended.index] = cause
         order = next_after(
-            route, ended.index, cause, roomier=self._roomier(ended.index) if cause == "context" else frozenset()
+            route, ended.index, cause, roomier=self._roomier(ended) if cause == "context" else frozenset()
         )
         order = tuple(index for index in order if index not in self._taken)
         if WAYS[cause] != "same" or self._attempts >= route.attempts_max or self._has_model(order):
@@ -337,11 +340,10 @@ class Climb:
                 return True
         return False
 
-    def _roomier(self, index: int) -> frozenset[int]:
-        this = self._ready[index]
-        window = None if isinstance(this, str) else this.context_window
+    def _roomier(self, ended: _Ended) -> frozenset[int]:
+        window = ended.candidate.context_window
         found: set[int] = set()
-        for after in range(index + 1, len(self._route.rungs)):
+        for after in range(ended.index + 1, len(self._route.rungs)):
             if self._route.rungs[after].kind == "model":
                 self._standing(after, self._route.rungs[after], self._now_us())
                 other = self._ready[after]
@@ -378,7 +380,7 @@ class Climb:
             found = [self._ended(each) for each in over]
             for ended in found:
                 if ended.cause is None:
-                    await self._stop(running)
+                    await self._stop(running, "another attempt was faster")
                     return ended
                 self._failed[ended.index] = ended.cause
                 last = ended
@@ -430,7 +432,7 @@ class Climb:
         return self._start(chosen.index, chosen, hedges=True)
 
     async def _won(self, winner: _Running, running: Sequence[_Running]) -> _Ended:
-        await self._stop([each for each in running if each is not winner])
+        await self._stop([each for each in running if each is not winner], "another attempt was faster")
         await asyncio.wait([winner.task])
         ended = self._ended(winner)
         return _Ended(ended.index, ended.candidate, ended.done, ended.cause, shown=True)
@@ -468,13 +470,13 @@ class Climb:
         self._failed[running.index] = cause
         return _Ended(running.index, running.candidate, None, cause)
 
-    async def _stop(self, running: Sequence[_Running] | set[_Running]) -> None:
+    async def _stop(self, running: Sequence[_Running] | set[_Running], why: str = "it was left") -> None:
         """Cancel attempts and wait until they are settled."""
         stopped = tuple(running)
         for each in stopped:
             if not each.stopped:
                 each.stopped = True
-                each.candidate.stopping("another attempt was faster" if self._winner else "it was left")
+                each.candidate.stopping(why)
                 each.task.cancel()
                 each.health.gone(each.began_us)
         if not stopped:
@@ -620,6 +622,8 @@ class Climb:
                     found["expected_nanousd"] = standing.expected
             if index == taken:
                 found["verdict"] = verdict
+            elif any(each.index == index for each in self._running):
+                found["verdict"] = "running"
             elif index in self._failed:
                 found |= {"verdict": "failed", "why": self._failed[index]}
             elif index in self._passed:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from .guard_words import (
@@ -139,6 +139,7 @@ def _words(one: Signature, other: Signature, known: Sequence[Signature]) -> str:
 
 
 _FEW_WORDS: Final = 2
+_STEMS_MAX: Final = 16_384  # words come from strangers
 _SAID_EITHER_WAY: Final = 2
 _SHOWN_MAX: Final = 6
 
@@ -170,7 +171,7 @@ _SENTENCE_ENDS: Final = frozenset('.!?:;*("-\u2013•')
 _SPOKEN: Final = str.maketrans({"\u2019": "'", "\u00a0": " "})
 
 
-@cache
+@lru_cache(maxsize=_STEMS_MAX)
 def _stem(word: str) -> str:
     """A word without its inflection, roughly, and one word for listed synonyms."""
     word = SAME_WORDS.get(word, word)
@@ -416,7 +417,7 @@ def _script(text: str) -> str:
     return "+".join(sorted(names))
 
 
-@cache
+@lru_cache(maxsize=_STEMS_MAX)
 def _script_of(char: str) -> str:
     return "LATIN" if char.isascii() else unicodedata.name(char, "OTHER").split()[0]
 

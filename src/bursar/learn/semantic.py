@@ -88,7 +88,9 @@ class SimilarAnswers:
         if not 0 < len(text) <= TEXT_LENGTH_MAX:
             return False
         self.forget([key])
-        nearest = self._spaces.get(space) or Nearest(len(vector))
+        nearest = self._spaces.get(space)
+        if nearest is None:
+            nearest = Nearest(len(vector))
         nearest.add(key, vector)
         self._spaces[space] = nearest
         self._entries[key] = _Entry(space, answer or key, signature(text))

@@ -29,6 +29,8 @@ COLUMNS: Final[dict[str, str]] = {
     "kind": "kind",
     "status": "status",
     "parent_task": "parent_task",
+    "rung": "rung",
+    "cache": "cache",
 }
 """What spend can be grouped and filtered by, as SQL."""
 

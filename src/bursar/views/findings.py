@@ -76,6 +76,7 @@ class Brief:
     cost_cache_read_nanousd: int | None
     cost_cache_write_nanousd: int | None
     cache_read_rate: str | None
+    cache: str = ""
 
     @property
     def ended_us(self) -> int:
@@ -303,7 +304,9 @@ def _dearer(brief: Brief, missed: int, rate_usd: str | None) -> int | None:
 
 
 def _repeats(briefs: Iterable[Brief], free_tools: Iterable[Span]) -> Iterator[Finding]:
-    paid = [brief for brief in briefs if brief.kind == "tool" and brief.number == 1]
+    paid = [
+        brief for brief in briefs if brief.kind == "tool" and brief.number == 1 and brief.cache != "tool"
+    ]  # what was kept was not called again
     free: dict[str, list[FindingStep]] = {}
     for span in free_tools:
         free.setdefault(span.tool or span.name, []).append(

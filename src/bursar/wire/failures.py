@@ -40,8 +40,11 @@ _QUOTA: Final = re.compile(
     re.IGNORECASE,
 )
 _MODEL: Final = re.compile(
-    rb"model_not_found|model identifier is invalid|not_found_error|is not found for API version", re.IGNORECASE
+    rb"model_not_found|model identifier is invalid|not_found_error|is not found for API version|model [^ ]{1,200} is not supported\b",
+    re.IGNORECASE,
 )
+# What the model itself said could not be read as a call of a tool: the next one may do better.
+_INVALID: Final = re.compile(rb"tool_use_failed")
 _RETRY_INFO: Final = re.compile(rb'"retryDelay"\s*:\s*"(\d{1,7}(?:\.\d{1,9})?)s"')
 _FILTERED: Final = frozenset(
     {
@@ -87,6 +90,8 @@ def _refused(status: int, body: bytes) -> Cause:
         return "quota"
     if status in (400, 403, 422) and _POLICY.search(body):
         return "content_policy"
+    if status == 400 and _INVALID.search(body):
+        return "invalid"
     if status == 404 or (status == 400 and _MODEL.search(body)):
         return "model"
     match status:

@@ -73,8 +73,12 @@ class Splitter:
 
 def event_data(event: bytes) -> bytes:
     """The data of an event, b"" when it has none."""
-    if event.startswith(b"data:") and b"\n" not in event and b"\r" not in event:
-        return event[5:]
+    if b"\r" not in event:
+        data = event
+        if event.startswith(b"event:"):  # how Anthropic's begin, each with one line of data
+            data = event[event.find(b"\n") + 1 :]
+        if data.startswith(b"data:") and b"\n" not in data:
+            return data[5:]
     lines = [
         line[5:].removeprefix(b" ") if line.startswith(b"data:") else b""
         for line in _LINE.split(event)

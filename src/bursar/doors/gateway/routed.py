@@ -257,8 +257,12 @@ class RoutedCalls:
         assert gate is not None
         assert outgoing is not None
         given = outgoing.answer
+        failure = outgoing.failure
         if given is None and not gate.opened:
-            await gate.flush()
+            if climbed.cause == "cut":  # the beginning of nothing is no answer
+                failure = failure or "the provider's stream broke off before it had said anything"
+            else:
+                await gate.flush()
         if gate.opened:
             return gate.sent, gate.content_type
         headers = [*by.headers(climbed.rung), *our_headers(done, climbed.rung)[2:]]
@@ -267,7 +271,7 @@ class RoutedCalls:
             raise Problem(502, "upstream_unreadable", "the provider's answer cannot be read", more, headers=headers)
         if given is not None and by.translated:
             given = _translated(request, by, done, given)
-        answer(request, given, outgoing.failure, done, headers)
+        answer(request, given, failure, done, headers)
         assert given is not None
         return given.body, next((value for name, value in given.headers if name == "content-type"), "")
 
@@ -365,7 +369,7 @@ class RoutedCalls:
             cost=charge.amount,
             usage=tuple(sorted(charge.usage.counts().items())) if charge.usage is not None else (),
             attempt_id=attempt.opening.attempt_id,
-            stored_us=now_us,
+            stored_us=attempt.opening.started_us,  # what was forgotten since then stays forgotten
             expires_us=expires_us,
             stale_us=expires_us + policy.stale_s * _US,
             tags=policy.tags,

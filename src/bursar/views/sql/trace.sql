@@ -65,7 +65,7 @@ SELECT sequence, attempt_id, call_id, number, epoch_us(started_at) AS started_us
        operation, agent, task, in_trace, in_span, tool, coalesce(labels['args'], '') AS arguments, tools, status,
        input_tokens, cache_read_tokens, cache_write_tokens, cost_nanousd, cost_input_nanousd, cost_cache_read_nanousd,
        cost_cache_write_nanousd,
-       [line.rate_usd for line in lines if line.unit = 'cache_read_tokens'][1] AS cache_read_rate
+       [line.rate_usd for line in lines if line.unit = 'cache_read_tokens'][1] AS cache_read_rate, cache
 FROM placed
 ORDER BY started_at, sequence
 LIMIT $limit

@@ -406,6 +406,7 @@ def _inline(blob: Fields, detail: str) -> Image | Document | Audio:
     blob.end(_REASONS)
     if not media_type or not data:
         raise BadRequest(blob.path, "expected mimeType and data")
+    data = _plain_base64(data)
     match kind_of(media_type):
         case "image":
             return Image(media_type, data, detail=detail)
@@ -415,6 +416,18 @@ def _inline(blob: Fields, detail: str) -> Image | Document | Audio:
             return Document(media_type, data)
         case "video":
             raise Untranslatable(blob.path, _REASONS["videoMetadata"])
+
+
+def _plain_base64(data: str) -> str:
+    """Gemini takes the alphabet for URLs too, without padding; the others do not."""
+    if ("-" not in data and "_" not in data) or _URL_BASE64.fullmatch(data) is None:
+        return data
+    plain = data.rstrip("=").translate(_FOR_URLS)
+    return plain + "=" * (-len(plain) % 4)
+
+
+_FOR_URLS: Final = str.maketrans("-_", "+/")
+_URL_BASE64: Final = re.compile(r"[A-Za-z0-9_-]+=*")
 
 
 def _linked(file: Fields, detail: str) -> Image | Document:
