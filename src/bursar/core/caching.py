@@ -48,7 +48,7 @@ class SemanticPolicy:
     that are asked all the same and compared, in thousandths. ``embed`` is "ngrams", "local", a ``provider/model``,
     or a ``module:function``."""
 
-    errors: int = 10
+    errors: int = 20
     shadow: int = 50
     embed: str = "ngrams"
     verify: Verify = "equal"

@@ -252,7 +252,7 @@ def _cache(raw: Any, path: str) -> CachePolicy:
 def _semantic(raw: Any, path: str) -> SemanticPolicy:
     spec = {} if raw is True else mapping_of(raw, path)
     known_keys(spec, _SEMANTIC_FIELDS, path)
-    errors = _share(spec.get("errors", "1%"), f"{path}.errors")
+    errors = _share(spec.get("errors", "2%"), f"{path}.errors")
     if not 1 <= errors <= 200:
         raise ValueError(
             f"{path}.errors: {spec.get('errors')!r}: write the share of hits that may be wrong, from 0.1% to 20%"
