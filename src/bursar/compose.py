@@ -27,7 +27,7 @@ from bursar.core.budgets import Budget
 from bursar.core.errors import BursarError, ConfigError, LedgerError
 from bursar.core.ledger import Attempt
 from bursar.core.prices import PriceBook
-from bursar.engine.ports import CacheStore, HttpClient, Queries, SyncBooks, Treasury
+from bursar.engine.ports import CacheStore, Embedder, HttpClient, Queries, SyncBooks, Treasury
 
 if TYPE_CHECKING:  # a command that only asks the ledger does not need to know the providers
     from bursar.adapters.books_local import LocalBooks
@@ -233,7 +233,7 @@ def embedder_of(client: HttpClient) -> EmbedderOf:
     """Makes embedders, each once: a local model takes a while to load."""
 
     @lru_cache(maxsize=64)
-    def make(name: str, to: Destination | None, headers: tuple[tuple[str, str], ...]) -> Any:
+    def make(name: str, to: Destination | None, headers: tuple[tuple[str, str], ...]) -> Embedder:
         from bursar.adapters.embedders import EndpointEmbedder, FunctionEmbedder, LocalEmbedder, NgramEmbedder
 
         if to is not None:

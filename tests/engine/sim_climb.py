@@ -54,8 +54,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run it in a loop of its own. Fails if it leaves a task behind."""
     loop = VirtualLoop()
+
+    async def whole() -> T:
+        found = await work()
+        await asyncio.sleep(2 * SETTLE_S)  # what the books have been told goes on without those who told them
+        return found
+
     try:
-        found = loop.run_until_complete(work())
+        found = loop.run_until_complete(whole())
         assert asyncio.all_tasks(loop) == set(), "a task was left behind"
         return found
     finally:

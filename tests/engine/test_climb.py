@@ -347,10 +347,10 @@ SCENES: dict[str, Any] = {
 
 @pytest.mark.parametrize("scene", SCENES)
 def test_a_client_that_leaves_at_any_moment_leaves_nothing_unsettled(scene: str) -> None:
-    """Cancelled at every millisecond, and at every turn of the loop there, once and twice: each attempt that was begun has ended
-    when the call has."""
+    """Cancelled at every moment at which something happens, and at every turn of the loop there, once and twice: each attempt that
+    was begun has ended soon after the call has."""
     ended = 0
-    for at_ms in range(0, 420, 1):
+    for at_ms in sorted({base + more for base in range(0, 420, 10) for more in (0, 1, 2, 6)}):
         for turns, again in ((0, False), (1, False), (2, True), (3, False)):
             ended += _cancelled(SCENES[scene](), at_ms / 1_000, turns, again=again)
     assert ended > 100
@@ -427,7 +427,7 @@ def worlds(draw: st.DrawFn) -> World:
     return world
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(worlds(), st.integers(1, 4))
 def test_whatever_happens_a_call_ends_once_and_so_does_every_attempt(world: World, calls: int) -> None:
     for _ in range(calls):

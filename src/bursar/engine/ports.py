@@ -15,6 +15,7 @@ from bursar.core.ledger import Attempt
 from bursar.core.money import NanoUSD
 from bursar.core.observations import Observation, TaskOutcome
 from bursar.core.scopes import Scope
+from bursar.core.usage import Usage
 from bursar.core.values import valueclass
 
 if TYPE_CHECKING:  # stores do not need the wire
@@ -34,6 +35,8 @@ __all__ = [
     "Channel",
     "ClientGoneError",
     "Decision",
+    "Embedded",
+    "Embedder",
     "Entry",
     "HttpAnswer",
     "HttpClient",
@@ -451,6 +454,35 @@ class SyncCacheStore(Protocol):
     def use(self) -> CacheUse: ...
 
     def close(self) -> None: ...
+
+
+@valueclass
+class Embedded:
+    """One vector a text. ``usage`` is what a provider says it counted, None where nobody was paid or it says nothing; ``reply`` is how
+    the attempt at a provider went, for whoever books it."""
+
+    vectors: Any
+    usage: Usage | None
+    model: str
+    reply: Reply | None = None
+
+
+class Embedder(Protocol):
+    """Makes vectors."""
+
+    @property
+    def id(self) -> str:
+        """Names the model and all that changes its vectors."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Of one vector; 0 before that is known."""
+        ...
+
+    async def embed(self, texts: Sequence[str], /) -> Embedded:
+        """In the order of the texts, at most as many as the embedder takes. Raises CacheError."""
+        ...
 
 
 class CacheDesk(Protocol):

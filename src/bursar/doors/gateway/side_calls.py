@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -22,7 +22,7 @@ from bursar.core.usage import Usage
 from bursar.engine.asks import asking_of, estimate_of, price_reply
 from bursar.engine.claims import decision
 from bursar.engine.drive import drive
-from bursar.engine.ports import HttpRequest, Upstream
+from bursar.engine.ports import Embedder, HttpRequest, Upstream
 from bursar.engine.rulebook import ProviderRule
 from bursar.wire.context import put_label
 from bursar.wire.dialect import BadRequest, RequestFacts
@@ -40,7 +40,7 @@ __all__ = ["FOR_LABEL", "EmbedderOf", "SideCalls"]
 FOR_LABEL: Final = "bursar_for"
 """The label that says what a call of the gateway's own was made for."""
 
-EmbedderOf = Callable[[str, Destination | None, tuple[tuple[str, str], ...]], Any]
+EmbedderOf: TypeAlias = Callable[[str, Destination | None, tuple[tuple[str, str], ...]], Embedder]
 """Makes the embedder of this name: "ngrams", "local", or the model at a provider's endpoint with these headers."""
 
 _JUDGE: Final = (
@@ -145,12 +145,12 @@ class SideCalls:
 class _Vectors:
     """``engine.similar.Vectors``: what a provider is paid for is booked."""
 
-    def __init__(self, side: SideCalls, embedder: Any, model: str, to: Destination | None) -> None:
+    def __init__(self, side: SideCalls, embedder: Embedder, model: str, to: Destination | None) -> None:
         self._side = side
         self._model = model
         self._embedder = embedder
         self._to = to
-        self.id: str = embedder.id
+        self.id = embedder.id
 
     async def vector(self, text: str, /) -> Any:
         if self._to is None:
@@ -169,7 +169,7 @@ class _Vectors:
 class _Embedding:
     """``engine.ports.Upstream``: one text at an endpoint for embeddings."""
 
-    def __init__(self, embedder: Any, text: str, facts: RequestFacts) -> None:
+    def __init__(self, embedder: Embedder, text: str, facts: RequestFacts) -> None:
         self._embedder = embedder
         self._text = text
         self._facts = facts
@@ -184,7 +184,7 @@ class _Embedding:
             reply: Reply | None = getattr(error, "reply", None)
             return reply or Reply(Reading(error=str(error)), "error", left=False)
         self.vector = made.vectors[0]
-        return made.reply
+        return made.reply or Reply(Reading(made.usage, model=made.model), "ok")
 
     def interrupted(self) -> Reply:
         usage = Usage(input_tokens=self._facts.input_tokens_estimate)
