@@ -81,8 +81,8 @@ class Outcome:
     """What one mode of failing came to on one side, over whole answers and streams. Times are milliseconds.
 
     ``attempts`` at the primary in the outage is the larger of the two kinds'. ``first`` and ``later`` are added to the fallback's
-    own time; ``usual_p99`` is what the fallback's own answers took over their middle, which is the machine's doing. ``limit`` is what a
-    hung primary may add: its 95th percentile. None: not known, or it did not happen.
+    own time; ``usual_p99`` is what the fallback's own answers took over their middle, which is the machine's doing. ``limit`` is
+    what a hung primary may add: its 95th percentile. None: not known, or it did not happen.
     """
 
     attempts: int | None
@@ -281,6 +281,8 @@ def outcome(side: Side, mode: Mode, window: Window, knocks: Knocks) -> Outcome:
     limits = [
         one.ms for pair in pairs for one in pair.asked if one.by == PRIMARY and one.ms and one.at_s < window.down_s
     ]
+    if not limits:
+        raise BenchError(f"{side.name}: the primary never answered before the outage ({mode})")
     return Outcome(
         attempts=_known(max, inside),
         first=None if None in firsts else max(one for one in firsts if one is not None),

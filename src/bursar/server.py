@@ -207,6 +207,8 @@ class _Server:
             self._tallies,
             now_us,
         )
+        states = RouteStates()
+        self._metrics.route_attempts = states.attempts
         self._gateway = Gateway(
             lambda: self._rulebook,
             self._books,
@@ -216,7 +218,7 @@ class _Server:
             self._metrics,
             self._claims,
             self._tallies,
-            Routing(self._health, RouteStates(), self._cache, self._similar_answers, embedder_of(client)),
+            Routing(self._health, states, self._cache, self._similar_answers, embedder_of(client)),
         )
         self._alerts = AlertWorker(
             self._open_books,

@@ -12,6 +12,7 @@ Rule 5: an answer is passed on, or an error as the provider said it, or a refusa
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -138,6 +139,8 @@ class RouteStates:
     def __init__(self) -> None:
         self._retries: dict[tuple[str, int], RetryBudget] = {}
         self._hedges: dict[tuple[str, int], HedgeBudget] = {}
+        self.attempts: Counter[tuple[str, str]] = Counter()
+        """By route, and what they were: taken, retry, hedge, probe, panic."""
 
     def retries(self, route: Route) -> RetryBudget:
         return self._retries.setdefault((route.name, route.retry_share), RetryBudget(route.retry_share))
@@ -202,6 +205,7 @@ class Climb:
         self._route = route
         self._candidates = candidates
         self._health = health
+        self._states = states
         self._retries = states.retries(route)
         self._hedges = states.hedges(route)
         self._kept = kept
@@ -404,6 +408,8 @@ class Climb:
         candidate, health = self._ready[index], self._health_of(index)
         assert not isinstance(candidate, str)
         self._attempts += 1
+        kind = "retry" if self._again else _kind(chosen, hedges=hedges)
+        self._states.attempts[self._route.name, kind] += 1
         self._again = False
         self._taken.add(index)
         why = self._why(index, chosen, hedges=hedges)
@@ -600,7 +606,7 @@ class Climb:
     # --- decisions --------------------------------------------------------------------------------------------
 
     def _why(self, index: int, chosen: Pick, *, hedges: bool) -> Why:
-        verdict = "panic" if chosen.panic else "probe" if chosen.probe else "hedge" if hedges else "taken"
+        verdict = _kind(chosen, hedges=hedges)
         rung = self._route.rungs[index]
         number = self._left + len(self._running) + 1
         return Why(self._attempts, number, rung.name, self._left_for(), self._decision(index, verdict))
@@ -649,6 +655,11 @@ class Climb:
             return f"the rung before it failed: {self._first_cause}"
         passed = [f"{_named(self._route.rungs[index])}: {why}" for index, why in self._passed.items() if index < taken]
         return f"passed over {'; '.join(passed)}" if passed else "asked"
+
+
+def _kind(chosen: Pick, *, hedges: bool) -> str:
+    """What an attempt is, for decisions and counts."""
+    return "panic" if chosen.panic else "probe" if chosen.probe else "hedge" if hedges else "taken"
 
 
 def _named(rung: RouteRung) -> str:

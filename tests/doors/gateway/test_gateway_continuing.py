@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from house import CHAT, GPT, HAIKU, House, gateway
+from house import CHAT, FLASH, GPT, HAIKU, House, gateway
 
 from bursar.config import Cache, ProviderSettings, Settings
 from bursar.sim import FaultRule
@@ -26,7 +27,9 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def going_on(path: Path, rungs: list[str], **more: Any) -> AsyncIterator[House]:
-    providers = {name: ProviderSettings(key_env="TEST_PROVIDER_KEY") for name in ("openai", "anthropic", "groq")}
+    providers = {
+        name: ProviderSettings(key_env="TEST_PROVIDER_KEY") for name in ("openai", "anthropic", "google", "groq")
+    }
     budgets = more.pop("budgets", {})
     routes = {"on": {"rungs": rungs, "mid_stream": "continue", "retries": "0", **more}}
     settings = Settings(routes=routes, providers=providers, budgets=budgets, cache=Cache(store="memory"))
@@ -147,3 +150,15 @@ async def test_a_route_that_only_its_budget_passes_over_says_so(tmp_path: Path) 
         assert answer.status_code == 503
         assert answer.json()["error"]["bursar"]["code"] == "no_rung"
         assert "budget" in answer.json()["error"]["message"]
+
+
+async def test_an_answer_that_cannot_be_said_in_the_clients_dialect_goes_to_the_next_rung(tmp_path: Path) -> None:
+    """Gemini's counts are words: nobody can translate that. GPT answers, and the row says why it was not the first."""
+    async with going_on(tmp_path, [f"google/{FLASH}", f"openai/{GPT}"]) as house:
+        whole = await chat(house, stream=False)
+        assert whole.headers["x-bursar-rung"] == "primary"
+        assert abs(whole.json()["created"] - time.time()) < 60
+        house.sim.simulator.faults = (FaultRule(fault="usage-strings", model=FLASH),)
+        answer = await chat(house, stream=False)
+        assert answer.status_code == 200
+        assert [row["cause"] for row in house.rows("t")] == ["", "", "invalid"]

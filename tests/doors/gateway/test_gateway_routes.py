@@ -15,7 +15,7 @@ import openai
 import pytest
 from house import CHAT, GPT, HAIKU, House, gateway
 
-from bursar.config import ProviderSettings, Settings
+from bursar.config import Cache, ProviderSettings, Settings
 from bursar.sim import FaultRule
 
 LLAMA = "llama-3.3-70b-versatile"
@@ -293,3 +293,42 @@ async def test_without_a_rung_left_a_broken_stream_is_said_to_be_broken(tmp_path
         answer = await chat(house, "t", {**FAST, "stream": True})
         assert "broke off" in answer.text
         assert "[DONE]" not in answer.text
+
+
+async def test_a_rung_is_passed_over_as_its_budget_runs_out(tmp_path: Path) -> None:
+    """From ``budget_at`` on the dearer rung is not taken; nothing is charged for having looked."""
+    providers = {name: ProviderSettings(key_env="TEST_PROVIDER_KEY") for name in ("openai", "groq")}
+    route = [{"model": "openai/gpt-4o", "budget_at": "50%"}, {"model": f"groq/{LLAMA}", "when": "budget"}]
+    settings = Settings(
+        routes={"fast": {"rungs": route}}, providers=providers, budgets={"all": {"limit": "$0.004", "per": "day"}}
+    )
+    async with gateway(tmp_path, settings=settings) as house:
+        body = {**FAST, "max_tokens": 100}
+        rungs = []
+        for number in range(8):
+            answer = await chat(house, f"t{number}", body)
+            assert answer.status_code == 200
+            rungs.append(answer.headers["x-bursar-rung"])
+        assert rungs[0] == "primary"
+        assert rungs[-1] == "fallback"
+        assert rungs == sorted(rungs, reverse=True)
+        last = house.rows("t7")
+        assert [(row["provider"], row["number"], row["cause"]) for row in last] == [("groq", 1, "budget")]
+
+
+async def test_a_refused_call_may_have_a_stale_answer(tmp_path: Path) -> None:
+    """What no budget pays for may still be answered with what was kept, labelled."""
+    route = {"rungs": [f"openai/{GPT}", "stale"], "cache": {"ttl": "1s", "stale": "1h"}}
+    settings = Settings(
+        routes={"fast": route}, cache=Cache(store="memory"), budgets={"all": {"limit": "$0.001", "per": "day"}}
+    )
+    async with gateway(tmp_path, settings=settings) as house:
+        body = {**FAST, "temperature": 0, "max_tokens": 100}
+        assert (await chat(house, "a", body)).status_code == 200
+        number = 0
+        while (await chat(house, "b", {**body, "seed": number})).status_code == 200:
+            number += 1
+        await asyncio.sleep(1.1)
+        answer = await chat(house, "c", body)
+        assert (answer.status_code, answer.headers["x-bursar-rung"]) == (200, "stale")
+        assert (await chat(house, "d", {**body, "seed": 99})).status_code == 402

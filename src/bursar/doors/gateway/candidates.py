@@ -42,7 +42,7 @@ from bursar.wire.translate.conversation import Sent, Speaker, StreamWriter, Untr
 from bursar.wire.translate.gemini import GeminiSpeaker, wants_array
 from bursar.wire.translate.gemini_marks import without_foreign_thoughts
 from bursar.wire.translate.openai_thoughts import without_traces
-from bursar.wire.translate.speakers import SPEAKERS, StreamTranslation, speaker
+from bursar.wire.translate.speakers import SPEAKERS, StreamTranslation, speaker, translate_answer
 
 from .attribution import is_final, read_task
 from .auth import NoKeyError, fallback_headers, upstream_headers
@@ -163,7 +163,8 @@ class RungsOf:
 
 
 class Attempting:
-    """``engine.climb.Candidate``: one attempt of one request."""
+    """``engine.climb.Candidate``: one attempt of one request. ``said`` is its whole answer in the client's dialect, where it was
+    another."""
 
     def __init__(
         self,
@@ -189,6 +190,7 @@ class Attempting:
         self._hide_usage = hide_usage
         self.outgoing: Outgoing | None = None
         self.gate: Gate | None = None
+        self.said: bytes | None = None
         self._estimate: Charge = estimate_of(
             rungs.request.rulebook, to.rule.provider.id, to.path, facts, rungs.started_us
         )
@@ -297,7 +299,20 @@ class Attempting:
         if outgoing.reply is None:
             return "connect"
         answer = outgoing.answer
-        return cause_of(outgoing.reply, answer.body if answer is not None and answer.status >= 400 else b"")
+        found = cause_of(outgoing.reply, answer.body if answer is not None and answer.status >= 400 else b"")
+        if found is None and self.translated and answer is not None:
+            self.said = self._in_their_dialect(answer.body)
+            return None if self.said is not None else "invalid"
+        return found
+
+    def _in_their_dialect(self, body: bytes) -> bytes | None:
+        theirs, ours = speaker(self.to.dialect), speaker(self._rungs.request.to.dialect)
+        assert theirs is not None
+        assert ours is not None
+        try:
+            return translate_answer(theirs, ours, body, created_s=self._rungs.started_us // 1_000_000)
+        except ValueError:
+            return None
 
     def goes_on(self) -> bool:
         continuation = self._rungs.continuation

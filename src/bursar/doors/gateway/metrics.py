@@ -81,6 +81,7 @@ class Metrics(Collector):
         self._opened: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self._avoided: defaultdict[str, int] = defaultdict(int)
         self.breakers: Callable[[], Iterable[tuple[str, str, str]]] = tuple
+        self.route_attempts: Mapping[tuple[str, str], int] = {}
         self.lookups: Mapping[tuple[str, str], int] = {}
         self.cache_use: CacheUse | None = None
         self.config_errors = 0
@@ -210,7 +211,12 @@ class Metrics(Collector):
             worst[provider, model] = max(worst.get((provider, model), 0), _STATES[state])
         for labels, state in worst.items():
             states.add_metric(labels, state)
-        yield from (routed, opened, states)
+        attempts = CounterMetricFamily(
+            "bursar_route_attempts", "Attempts on routes: taken, retry, hedge, probe, panic.", labels=["route", "kind"]
+        )
+        for labels, count in self.route_attempts.items():
+            attempts.add_metric(labels, count)
+        yield from (routed, attempts, opened, states)
 
     def _cache(self) -> Iterator[Metric]:
         lookups = CounterMetricFamily(

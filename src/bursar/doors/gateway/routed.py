@@ -30,7 +30,7 @@ from bursar.engine.response_cache import NOTHING_KEPT, CacheAsk, Flight, Respons
 from bursar.wire.canonical import cache_key
 from bursar.wire.dialect import BadRequest
 from bursar.wire.questions import answer_text, question_of
-from bursar.wire.translate.speakers import speaker, translate_answer
+from bursar.wire.translate.speakers import speaker
 
 from .answers import answer, our_headers, until_gone
 from .candidates import Attempting, RungsOf
@@ -413,13 +413,9 @@ def _translated(request: Request, by: Attempting, done: Settled, given: HttpAnsw
         more = {"code": "upstream_refused", "call_id": done.opening.call_id, "provider": done.opening.provider}
         body = dialect.error_body(given.status, "upstream_refused", text or f"HTTP {given.status}", more)
     else:
-        theirs, ours = speaker(by.to.dialect), speaker(dialect)
-        assert theirs is not None
-        assert ours is not None
-        try:
-            body = translate_answer(theirs, ours, given.body)
-        except ValueError as error:
+        if by.said is None:
             more = {"call_id": done.opening.call_id, "provider": done.opening.provider}
-            raise Problem(502, "upstream_unreadable", f"the answer cannot be translated: {error}"[:400], more) from None
+            raise Problem(502, "upstream_unreadable", "the provider's answer cannot be translated", more)
+        body = by.said
     kept = tuple(pair for pair in given.headers if pair[0] in ("retry-after", "request-id", "x-request-id"))
     return HttpAnswer(given.status, (("content-type", "application/json"), *kept), body)
