@@ -48,6 +48,8 @@ CACHE_HEADER: Final = "x-bursar-cache"
 TAG_HEADER: Final = "x-bursar-cache-tag"
 _US: Final = 1_000_000
 _TAGS_MAX: Final = 16
+# Headers that say what of an API is asked for, and so change answers.
+_TELLING: Final = ("anthropic-version", "anthropic-beta", "openai-beta")
 _encode: Final = msgspec.json.Encoder().encode
 _CACHED: Final = frozenset({"chat_completions", "messages", "generate_content", "responses", "embeddings"})
 
@@ -181,7 +183,8 @@ class RoutedCalls:
         facts = request.facts
         if facts.operation not in _CACHED:
             return CacheAsk("", "exact", tenant, route.name, policy, directive, f"{facts.operation} is not kept")
-        path = f"{request.to.path}?{request.caller.query}"
+        asked = [headers.get(name, "") for name in _TELLING]
+        path = "\n".join((f"{request.to.path}?{request.caller.query}", *asked))
         found = cache_key(
             request.body, tenant=tenant, route=route.name, path=path, stream=facts.stream, volatile=policy.volatile
         )
