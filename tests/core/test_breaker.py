@@ -375,5 +375,5 @@ class Machine(RuleBasedStateMachine):
         )
 
 
-Machine.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
+Machine.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
 TestMachine = Machine.TestCase

@@ -98,6 +98,7 @@ class Made:
     left: bool = False
     shown_s: float | None = None
     told_no: bool = False
+    replied: bool = False
     ended_s: float | None = None
     end: str = ""
     stopped: str = ""
@@ -129,6 +130,10 @@ class Fake:
     def left(self) -> bool:
         return self.made is not None and self.made.left
 
+    @property
+    def replied(self) -> bool:
+        return self.made is not None and self.made.replied
+
     async def make(self, why: Why, shows: Callable[[], bool]) -> Done:
         does, now = self._does, asyncio.get_running_loop().time
         made = self.made = Made(self._index, why, now(), does)
@@ -139,6 +144,7 @@ class Fake:
             # What ``engine.drive`` does: the settlement goes on whatever becomes of this task.
             await asyncio.shield(asyncio.ensure_future(self._settle(made, "cancelled")))
             raise
+        made.replied = True
         end = done.attempt.status if isinstance(done, Settled) and done.attempt else "void"
         # The books have it from here on, whether or not anybody waits.
         await asyncio.shield(asyncio.ensure_future(self._settle(made, end)))

@@ -177,6 +177,17 @@ def test_a_hung_rung_is_left_in_its_time(stream: bool) -> None:
     assert "within 300 ms" in world.made[0].stopped
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_is_there_and_only_being_settled_is_not_late(stream: bool) -> None:
+    """It is paid for: it would be thrown away for the time that the books take."""
+    limits: dict[str, Any] = {"first_token": Limit(ms=100), "total": Limit(ms=100)}
+    silent = Does("invalid", first_s=0.05, whole_s=0.0495, shows=False)
+    first = silent if stream else Does(first_s=0.05, whole_s=0.0495)
+    found, made = walk(World(two(r0=limits), [[first], [OK]], stream=stream))
+    assert made == ([(0, "error"), (1, "ok")] if stream else [(0, "ok")])
+    assert found.left_for == ("invalid" if stream else "")
+
+
 def test_the_deadline_is_split_over_the_rungs_that_are_left() -> None:
     world = World(route("model", "model", "model", deadline_ms=900), [[HANGS]] * 3)
     found, made = walk(world)
@@ -350,10 +361,10 @@ def test_a_client_that_leaves_at_any_moment_leaves_nothing_unsettled(scene: str)
     """Cancelled at every moment at which something happens, and at every turn of the loop there, once and twice: each attempt that
     was begun has ended soon after the call has."""
     ended = 0
-    for at_ms in sorted({base + more for base in range(0, 420, 10) for more in (0, 1, 2, 6)}):
+    for at_ms in sorted({base + more for base in range(0, 320, 10) for more in (0, 1, 2)}):
         for turns, again in ((0, False), (1, False), (2, True), (3, False)):
             ended += _cancelled(SCENES[scene](), at_ms / 1_000, turns, again=again)
-    assert ended > 100
+    assert ended > 50
 
 
 def _cancelled(world: World, at_s: float, turns: int, *, again: bool) -> bool:
@@ -427,7 +438,7 @@ def worlds(draw: st.DrawFn) -> World:
     return world
 
 
-@settings(max_examples=250)
+@settings(max_examples=150)
 @given(worlds(), st.integers(1, 4))
 def test_whatever_happens_a_call_ends_once_and_so_does_every_attempt(world: World, calls: int) -> None:
     for _ in range(calls):

@@ -175,7 +175,7 @@ async def weathered(
     folder: Path, *, seconds: float, seed: int, pause_s: float
 ) -> tuple[Storm, dict[str, list[dict[str, Any]]]]:
     """Run it for so long; what the clients saw, and the rows that were booked, by call."""
-    async with storm(folder, seed, purse=seconds * 0.0015) as gale:
+    async with storm(folder, seed, purse=seconds * 0.0012) as gale:
         around = [asyncio.create_task(each) for each in (gale.weather(), gale.reconfigure())]
         try:
             await gale.load(seconds=seconds, pause_s=pause_s)
@@ -322,7 +322,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.timeout(120)
 async def test_a_storm(tmp_path: Path) -> None:
     """Some seconds of faults of every kind, with three dialects, clients that leave, and configurations that change."""
-    gale, calls = await weathered(tmp_path, seconds=15, seed=3, pause_s=0.2)
+    gale, calls = await weathered(tmp_path, seconds=12, seed=3, pause_s=0.2)
     check(gale, calls)
 
 

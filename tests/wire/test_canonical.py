@@ -32,6 +32,9 @@ bodies = st.dictionaries(
 )
 
 
+few = settings(max_examples=40)
+
+
 def key(body: bytes | dict[str, Any], **more: Any) -> str:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     about = {"tenant": "t", "route": "r", "path": "/v1/x", "stream": False, "volatile": ()} | more
@@ -77,12 +80,13 @@ def _units(sign: str) -> list[int]:
     return [int.from_bytes(raw[at : at + 2], "big") for at in range(0, len(raw), 2)]
 
 
+@few
 @given(bodies, st.randoms(use_true_random=False))
 def test_the_same_json_in_any_writing_has_one_key(body: dict[str, Any], draw: random.Random) -> None:
     assert key(written(body, draw).encode()) == key(body)
 
 
-@settings(max_examples=50)
+@few
 @given(bodies, bodies)
 def test_other_json_has_another_key(one: dict[str, Any], other: dict[str, Any]) -> None:
     kept = [{name: value for name, value in body.items() if name not in NEUTRAL} for body in (one, other)]
@@ -94,12 +98,14 @@ def _same(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+@few
 @given(bodies, texts, values)
 def test_one_field_more_is_another_request_unless_it_is_neutral(body: dict[str, Any], name: str, value: Any) -> None:
     assume(name not in body)
     assert (key(body | {name: value}) == key(body)) == (name in NEUTRAL)
 
 
+@few
 @given(bodies, st.sampled_from(NEUTRAL), values)
 def test_what_cannot_change_an_answer_changes_nothing(body: dict[str, Any], name: str, value: Any) -> None:
     assert key(body | {name: value}) == key({other: each for other, each in body.items() if other != name})
@@ -131,6 +137,7 @@ def test_tenant_route_and_path_are_apart_whatever_their_names(a: str, b: str, c:
     assert key({}, tenant=a, route=b, path=c) != key({}, tenant=d, route=e, path=f)
 
 
+@few
 @given(bodies)
 def test_a_stream_is_kept_apart_from_a_whole_answer(body: dict[str, Any]) -> None:
     assert key(body, stream=True) != key(body)

@@ -181,9 +181,10 @@ class HttpAttempt:
         try:
             await self._sink.start(response.status, headers)
             while (chunk := await reader.read_chunk()) is not None:
-                if self._first_ms is None:
+                out = meter.feed(bytes(chunk))
+                if self._first_ms is None and meter.shows_output():
                     self._first_ms = self._elapsed_ms()
-                if out := meter.feed(bytes(chunk)):
+                if out:
                     await self._sink.write(out)
                 if allowance is not None and not await allowance.covers(meter.output_tokens()):
                     await self._sink.write(meter.close())
@@ -205,7 +206,7 @@ class HttpAttempt:
 
     @property
     def showing(self) -> bool:
-        return self._meter is not None and self._meter.output_tokens() > 0
+        return self._meter is not None and self._meter.shows_output()
 
     def interrupted(self) -> Reply:
         if self._meter is not None:

@@ -88,6 +88,11 @@ class Candidate(Protocol):
         """Whether it has left for its provider, of one that was cancelled."""
         ...
 
+    @property
+    def replied(self) -> bool:
+        """Whether all of its answer, or of its failure, is there: it is only being settled."""
+        ...
+
     def cause(self, done: Settled) -> Cause | None:
         """Why it is no answer."""
         ...
@@ -171,7 +176,8 @@ class _Running:
         self.task: asyncio.Task[Done]
 
     def left_s(self, now_s: float) -> float | None:
-        return None if self.limit_s is None else self.began_s + self.limit_s - now_s
+        """How long it may still show nothing, None where there is no limit, or its answer has come already."""
+        return None if self.limit_s is None or self.candidate.replied else self.began_s + self.limit_s - now_s
 
     def ended(self, _task: object) -> None:
         if not self.first.done():

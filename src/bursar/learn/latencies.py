@@ -19,16 +19,20 @@ EVIDENCE_MIN: Final = 20
 _STEPS: Final = 8
 _BUCKETS: Final = 24 * _STEPS
 _FADE_AT: Final = 1_000
+_OLD_MAX: Final = 20
+"""Thousandths of what was seen that may be missing in a quantile: it is read before every call."""
 
 
 class Latencies:
     """Milliseconds, from 1 to some hours."""
 
-    __slots__ = ("_counts", "total")
+    __slots__ = ("_counts", "_read", "_read_at", "total")
 
     def __init__(self) -> None:
         self._counts = [0] * _BUCKETS
         self.total = 0
+        self._read: dict[int, float | None] = {}
+        self._read_at = 0
 
     def add(self, milliseconds: float) -> None:
         self._counts[min(_BUCKETS - 1, ceil(log2(max(milliseconds, 1.0)) * _STEPS))] += 1
@@ -41,6 +45,13 @@ class Latencies:
         """Milliseconds that this share did not take longer than; None while too little is known."""
         if self.total < EVIDENCE_MIN:
             return None
+        if not 0 <= self.total - self._read_at < self.total * _OLD_MAX // 1_000 + 1:
+            self._read, self._read_at = {}, self.total
+        if thousandths not in self._read:
+            self._read[thousandths] = self._quantile(thousandths)
+        return self._read[thousandths]
+
+    def _quantile(self, thousandths: int) -> float | None:
         wanted = -(-self.total * thousandths // 1_000)
         seen = 0
         for bucket, count in enumerate(self._counts):

@@ -130,6 +130,11 @@ class Meter(Protocol):
         """The output tokens seen so far: what was stated, or the estimate of the characters where that is more."""
         ...
 
+    def shows_output(self) -> bool:
+        """Whether something has come that a client can see: text, thinking, a tool that is asked for. A stream's opening events,
+        and the count of tokens that some of them state, are none."""
+        ...
+
     def close(self) -> bytes:
         """What ends the stream as if the model had reached its output limit, sent in place of all that was not passed.
 

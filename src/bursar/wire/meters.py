@@ -161,6 +161,9 @@ class StreamMeter:
             stated = None
         return max(stated.output_tokens if stated is not None else 0, ceil_tokens(self.characters))
 
+    def shows_output(self) -> bool:
+        return self.characters > 0 or bool(self.tools)
+
     def input_tokens(self) -> int:
         """The input tokens stated so far, else the request's size."""
         try:

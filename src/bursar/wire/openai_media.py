@@ -161,6 +161,9 @@ class _MediaMeter(StreamMeter):
             self.error = error_text(event.error)
         return False
 
+    def shows_output(self) -> bool:
+        return True  # sound and pictures from the first byte on
+
     def usage(self) -> Usage | None:
         return self._dialect.convert(self._stated) if self._stated else None
 

@@ -16,19 +16,19 @@ import pytest
 from house import CHAT, GPT, HAIKU, House, gateway
 
 from bursar.config import Cache, ProviderSettings, Settings
-from bursar.sim import FaultRule
+from bursar.sim import FaultRule, Pace, Simulator
 
 LLAMA = "llama-3.3-70b-versatile"
 FAST: dict[str, Any] = {**CHAT, "model": "fast"}
 
 
 @asynccontextmanager
-async def routed(path: Path, **routes: Any) -> AsyncIterator[House]:
+async def routed(path: Path, sim: Simulator | None = None, **routes: Any) -> AsyncIterator[House]:
     """A gateway with these routes; the server has a key for every provider."""
     providers = {
         name: ProviderSettings(key_env="TEST_PROVIDER_KEY") for name in ("openai", "anthropic", "google", "groq")
     }
-    async with gateway(path, settings=Settings(routes=routes, providers=providers)) as house:
+    async with gateway(path, settings=Settings(routes=routes, providers=providers), sim=sim) as house:
         yield house
 
 
@@ -332,3 +332,16 @@ async def test_a_refused_call_may_have_a_stale_answer(tmp_path: Path) -> None:
         answer = await chat(house, "c", body)
         assert (answer.status_code, answer.headers["x-bursar-rung"]) == (200, "stale")
         assert (await chat(house, "d", {**body, "seed": 99})).status_code == 402
+
+
+@pytest.mark.parametrize(("path", "model"), [("/v1/chat/completions", GPT), ("/v1/messages", HAIKU)])
+async def test_the_first_token_is_the_first_that_says_something(tmp_path: Path, path: str, model: str) -> None:
+    """A stream's opening events come at once and are none: a quantile of the first token leaves no healthy stream."""
+    route = {model: {"rungs": ["asked", f"groq/{LLAMA}"], "first_token": "p95*3"}}
+    async with routed(tmp_path, sim=Simulator(seed=7, pace=Pace(first_token_ms=80)), **route) as house:
+        headers = {"authorization": "Bearer x", "x-api-key": "x", "anthropic-version": "2023-06-01"}
+        body = {**CHAT, "model": model, "max_tokens": 50, "stream": True}
+        for _ in range(26):
+            answer = await house.client.post(path, headers=headers, json=body)
+            assert answer.headers["x-bursar-rung"] == "primary"
+        assert min(row["first_token_ms"] for row in house.rows()) >= 75

@@ -191,17 +191,13 @@ class Attempting:
         self.outgoing: Outgoing | None = None
         self.gate: Gate | None = None
         self.said: bytes | None = None
+        rule, request = to.rule, rungs.request
+        own = request.caller.key is None and rule.provider.id == request.to.rule.provider.id
+        key = client_digest(request.caller, request.head.headers) if own else key_digest(rule.key or "")
+        self.target = Target(rule.provider.id, facts.model, key, urlsplit(rule.base_url).netloc)
         self._estimate: Charge = estimate_of(
             rungs.request.rulebook, to.rule.provider.id, to.path, facts, rungs.started_us
         )
-
-    @property
-    def target(self) -> Target:
-        rule = self.to.rule
-        request = self._rungs.request
-        own = request.caller.key is None and rule.provider.id == request.to.rule.provider.id
-        key = client_digest(request.caller, request.head.headers) if own else key_digest(rule.key or "")
-        return Target(rule.provider.id, self.facts.model, key, urlsplit(rule.base_url).netloc)
 
     @property
     def expected(self) -> NanoUSD | None:
@@ -218,6 +214,10 @@ class Attempting:
         if self.outgoing is None or self.outgoing.sent is None:
             return False
         return self.outgoing.reply is None or self.outgoing.reply.left
+
+    @property
+    def replied(self) -> bool:
+        return self.outgoing is not None and self.outgoing.reply is not None
 
     async def make(self, why: Why, shows: Callable[[], bool]) -> Done:
         rungs, calls = self._rungs, self._rungs.calls

@@ -65,6 +65,15 @@ class Routing(NamedTuple):
     embedder_of: EmbedderOf
 
 
+class _Call(NamedTuple):
+    """One call on a route."""
+
+    request: Request
+    route: Route
+    id: str
+    started_us: int
+
+
 class RoutedCalls:
     """Takes requests up the rungs of their routes."""
 
@@ -87,12 +96,12 @@ class RoutedCalls:
     async def _handle(self, request: Request, route: Route) -> tuple[Asked, CacheEntry] | None:
         """Answer. Returns a question that is to be remembered, with its answer."""
         cache = self._routing.cache
-        call_id, started_us = self._calls.clock.new_id(), self._calls.clock.now_us()
+        call = _Call(request, route, self._calls.clock.new_id(), self._calls.clock.now_us())
         ask = self._ask(request, route)
         kept = NOTHING_KEPT if ask is None else await cache.look(ask)
         if ask is not None and kept.fresh is not None and route.cache_first:
             text = _hit_decision(route, kept)
-            await self._give(request, route, kept.fresh, kept.tier, text, call_id, started_us, rung="cached")
+            await self._give(call, kept.fresh, kept.tier, text, rung="cached")
             return None
         similar = None if ask is None else await self._similar(request, ask)
         if similar is not None:
@@ -103,26 +112,24 @@ class RoutedCalls:
                 if entry is not None:
                     text = _hit_decision(route, replace(kept, said={**kept.said, "found": "similar"}))
                     told = partial(self._routing.similar().wrong, similar)
-                    await self._give(
-                        request, route, entry, "semantic", text, call_id, started_us, rung="cached", wrong=told
-                    )
+                    await self._give(call, entry, "semantic", text, rung="cached", wrong=told)
                     return None
                 self._routing.similar().forget(match.key)
                 similar = replace(similar, match=None)
         if ask is not None and ask.directive == "only":
             cache.looked(route.name, "miss")
             message = f"nothing fresh is kept for this request, and {CACHE_HEADER}: only asks no provider"
-            raise Problem(504, "cache_miss", message, {"call_id": call_id}, headers=NO_RETRY)
+            raise Problem(504, "cache_miss", message, {"call_id": call.id}, headers=NO_RETRY)
         flight = cache.flight(ask.key) if ask is not None and ask.looks and route.cache_first else None
         if flight is not None and not flight.leads:
             entry = await flight.wait()
             if entry is not None:
                 text = _hit_decision(route, replace(kept, said={**kept.said, "found": "coalesced"}))
-                await self._give(request, route, entry, "coalesced", text, call_id, started_us, rung="cached")
+                await self._give(call, entry, "coalesced", text, rung="cached")
                 return None
             flight = None
         try:
-            entry = await self._climb(request, route, ask, kept, flight, call_id, started_us)
+            entry = await self._climb(call, ask, kept, flight)
         finally:
             if flight is not None:
                 flight.land(None)
@@ -193,21 +200,13 @@ class RoutedCalls:
             return CacheAsk("", "exact", tenant, route.name, policy, directive, why)
         return CacheAsk(found.key, "template" if found.templated else "exact", tenant, route.name, policy, directive)
 
-    async def _climb(
-        self,
-        request: Request,
-        route: Route,
-        ask: CacheAsk | None,
-        kept: Kept,
-        flight: Flight | None,
-        call_id: str,
-        started_us: int,
-    ) -> CacheEntry | None:
+    async def _climb(self, call: _Call, ask: CacheAsk | None, kept: Kept, flight: Flight | None) -> CacheEntry | None:
         """Returns what was kept of the answer."""
+        request, route = call.request, call.route
         if ask is not None and ask.looks:
             self._routing.cache.looked(route.name, "miss")
         cache = "" if ask is None or not ask.looks else "miss"
-        rungs = RungsOf(self._calls, request, route, call_id, started_us, cache)
+        rungs = RungsOf(self._calls, request, route, call.id, call.started_us, cache)
         climb = Climb(
             route,
             rungs,
@@ -221,10 +220,7 @@ class RoutedCalls:
         climbed = await climb.run()
         self._count(route, climbed)
         if climbed.kept is not None and climbed.tier is not None:
-            await self._give(
-                request, route, climbed.kept, climbed.tier, climbed.decision, call_id, started_us,
-                rung=climbed.rung, climbed=climbed,
-            )  # fmt: skip
+            await self._give(call, climbed.kept, climbed.tier, climbed.decision, rung=climbed.rung, climbed=climbed)
             return None
         by, done = climbed.by, climbed.done
         whole = rungs.continuation
@@ -234,7 +230,7 @@ class RoutedCalls:
         if isinstance(done, Refused):
             raise self._calls.refused(done)
         if by is None or done is None:
-            raise self._nothing(route, climbed, call_id)
+            raise self._nothing(route, climbed, call.id)
         assert isinstance(by, Attempting)
         body, content_type = await self._pass(request, by, done, climbed)
         if whole is not None and request.sink.started and not whole.finished:
@@ -280,28 +276,25 @@ class RoutedCalls:
 
     async def _give(
         self,
-        request: Request,
-        route: Route,
+        call: _Call,
         entry: CacheEntry,
         tier: CacheTier,
         decision: str,
-        call_id: str,
-        started_us: int,
         *,
         rung: str,
         climbed: Climbed | None = None,
         wrong: Callable[[], None] | None = None,
     ) -> None:
         """Answer from the cache. ``wrong`` is to be told if somebody says that the answer was."""
-        now_us = self._calls.clock.now_us()
+        request, now_us = call.request, self._calls.clock.now_us()
         serial, number = (climbed.serial, climbed.number) if climbed else (1, 1)
         opening = Opening(
-            attempt_id=f"{call_id}.{serial}",
-            call_id=call_id,
+            attempt_id=f"{call.id}.{serial}",
+            call_id=call.id,
             kind="model",
             door="gateway",
             operation=request.facts.operation,
-            started_us=started_us,
+            started_us=call.started_us,
             provider=entry.provider,
             model_asked=request.facts.model,
             scope=request.scope,
@@ -320,17 +313,17 @@ class RoutedCalls:
             opening,
             "ok",
             _free(entry, tier),
-            latency_ms=(now_us - started_us) / 1_000,
+            latency_ms=(now_us - call.started_us) / 1_000,
             finish=entry.finish,
             avoided=None if entry.cost is None else NanoUSD(entry.cost),
         )
         await self._calls.books.settle(NeedsSettlement(opening, attempt))
-        self._routing.cache.looked(route.name, tier)
-        self._routing.cache.given(call_id, entry.key, wrong)
+        self._routing.cache.looked(call.route.name, tier)
+        self._routing.cache.given(call.id, entry.key, wrong)
         self._calls.metrics.avoided(tier, entry.cost)
         headers = [
             ("content-type", entry.content_type),
-            ("x-bursar-call-id", call_id),
+            ("x-bursar-call-id", call.id),
             ("x-bursar-rung", rung),
             ("x-bursar-cache", tier),
             ("x-bursar-cost-usd", "0"),
