@@ -2,7 +2,7 @@
 
 Rule 1: it opens after ``in_a_row`` failures, when the share of failures in the window is too large (once there are enough
         calls), when first tokens come too late, or when what it delivers costs too much.
-Rule 2: the longer it has been failing, the longer it stays open: the base time, doubled with each time in a row that it opens,
+Rule 2: the longer it has been failing, the longer it stays open: the base time, half as long again with each time in a row that it opens,
         up to a limit, with jitter, so that many gateways do not come back at once (Envoy's outlier detection has the
         same shape: base ejection time x times ejected, capped).
 Rule 3: where the provider says when to come again (Retry-After), that is when: not earlier, not later.
@@ -177,7 +177,7 @@ class Breaker:
     def _open(self, now_us: int, cause: Cause, why: str, draw: float) -> None:
         self._opens(now_us)
         rules, times = self.rules, min(self.opened - 1, 16)
-        seconds = min(rules.open_s * 2**times, rules.open_s_max) * (_MILLE + _JITTER * (2 * draw - 1)) / _MILLE
+        seconds = min(rules.open_s * 3**times / 2**times, rules.open_s_max) * (_MILLE + _JITTER * (2 * draw - 1)) / _MILLE
         self._until_us, self._opened_us = now_us + round(seconds * _US), now_us
         self._exact, self._probe_until_us = False, 0
         self._why, self.cause = why, cause

@@ -522,12 +522,14 @@ class Climb:
         """How long this attempt may show nothing, or (a whole answer) take."""
         rung = self._route.rungs[index]
         said = rung.first_token if self._stream else rung.total
-        found = limit_ms(said, self._quantile(health, said))
         rest = [
             each
             for each in range(index + 1, len(self._route.rungs))
             if self._route.rungs[each].kind in ("model", "stale")
         ]
+        if said is not None and said.quantile is not None and not rest:
+            said = None  # some are always slower than most: where there is nowhere to go, they are waited for
+        found = limit_ms(said, self._quantile(health, said))
         if found is None and rest:
             least, most = _FIRST_TOKEN_MS if self._stream else _TOTAL_MS
             usual = limit_ms(_USUAL, self._quantile(health, _USUAL))
