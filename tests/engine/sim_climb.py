@@ -17,9 +17,10 @@ from bursar.core.prices import Charge
 from bursar.core.routes import Route
 from bursar.core.scopes import NOBODY
 from bursar.core.usage import Usage
-from bursar.engine.climb import Climb, Climbed, Kept, RouteStates, Why
+from bursar.engine.climb import Climb, Climbed, RouteStates
 from bursar.engine.health import Health, Target
 from bursar.engine.response_cache import NOTHING_KEPT
+from bursar.engine.survey import Kept, Why
 
 __all__ = ["SETTLE_S", "Does", "Made", "World", "run"]
 

@@ -17,7 +17,8 @@ from bursar.core.call import Refused
 from bursar.core.failures import CAUSES
 from bursar.core.money import NanoUSD
 from bursar.core.routes import Hedge, Limit, Route, RouteRung
-from bursar.engine.climb import Climbed, Kept
+from bursar.engine.climb import Climbed
+from bursar.engine.survey import Kept
 
 OK, FAILS, HANGS = Does(), Does("server"), Does(hangs=True)
 ENTRY = CacheEntry("k", "t", "r", b"{}", "application/json", False, "p", "m", 5, (), "a", 0, 1, 1 << 62)

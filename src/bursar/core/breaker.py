@@ -177,7 +177,9 @@ class Breaker:
     def _open(self, now_us: int, cause: Cause, why: str, draw: float) -> None:
         self._opens(now_us)
         rules, times = self.rules, min(self.opened - 1, 16)
-        seconds = min(rules.open_s * 3**times / 2**times, rules.open_s_max) * (_MILLE + _JITTER * (2 * draw - 1)) / _MILLE
+        seconds = (
+            min(rules.open_s * 3**times / 2**times, rules.open_s_max) * (_MILLE + _JITTER * (2 * draw - 1)) / _MILLE
+        )
         self._until_us, self._opened_us = now_us + round(seconds * _US), now_us
         self._exact, self._probe_until_us = False, 0
         self._why, self.cause = why, cause

@@ -13,24 +13,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
-
-import msgspec
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from bursar.core.alert_text import money_text
-from bursar.core.breaker import Verdict
 from bursar.core.caching import CacheEntry, CacheTier
-from bursar.core.call import Done, Refused, Settled
+from bursar.core.call import Done, Refused
 from bursar.core.failures import WAYS, Cause
-from bursar.core.money import NanoUSD
 from bursar.core.retries import HedgeBudget, RetryBudget, backoff_s
-from bursar.core.routes import Limit, Pick, Route, RouteRung, Standing, limit_ms, next_after, pick, too_dear
+from bursar.core.routes import Limit, Pick, Route, limit_ms, next_after
 from bursar.core.values import valueclass
 
-from .health import Health, Target, TargetHealth
+from .health import Health, TargetHealth
+from .survey import Candidate, Candidates, Kept, Survey, Why
 
-__all__ = ["Candidate", "Candidates", "Climb", "Climbed", "Kept", "RouteStates", "Why"]
+__all__ = ["Climb", "Climbed", "RouteStates"]
 
 _US: Final = 1_000_000
 # Where a route says nothing, and others are left to go to: three times what all but one in a hundred take, at least and, before
@@ -39,81 +36,6 @@ _USUAL: Final = Limit(quantile=990, factor=3_000)
 _FIRST_TOKEN_MS: Final = (2_000, 30_000)
 _TOTAL_MS: Final = (5_000, 300_000)
 _RETRY_WAIT_S_MAX: Final = 20.0
-_NO_VERDICT: Final = Verdict("closed")
-_encode: Final = msgspec.json.Encoder().encode
-
-
-@valueclass
-class Kept:
-    """What the response cache has for a call: a fresh entry with its tier, and one that is only good for want of another.
-    ``said`` is for the decision."""
-
-    fresh: CacheEntry | None
-    tier: CacheTier
-    stale: CacheEntry | None
-    said: Mapping[str, Any]
-
-
-@valueclass
-class Why:
-    """What the door writes into the attempt's opening. ``serial`` counts the attempts of the call, ``number`` those that left."""
-
-    serial: int
-    number: int
-    rung: str
-    cause: str
-    decision: str
-
-
-class Candidate(Protocol):
-    """One attempt that a door could make."""
-
-    @property
-    def target(self) -> Target: ...
-
-    @property
-    def expected(self) -> NanoUSD | None:
-        """What it is expected to cost."""
-        ...
-
-    @property
-    def context_window(self) -> int | None: ...
-
-    async def make(self, why: Why, shows: Callable[[], bool]) -> Done:
-        """Hold, send, settle. ``shows`` is called once, before the client sees the first of it; False: it must not."""
-        ...
-
-    @property
-    def left(self) -> bool:
-        """Whether it has left for its provider, of one that was cancelled."""
-        ...
-
-    @property
-    def replied(self) -> bool:
-        """Whether all of its answer, or of its failure, is there: it is only being settled."""
-        ...
-
-    def cause(self, done: Settled) -> Cause | None:
-        """Why it is no answer."""
-        ...
-
-    def retry_after_s(self) -> float | None: ...
-
-    def goes_on(self) -> bool:
-        """Whether another attempt could go on with the answer of which the client has seen a part."""
-        ...
-
-    def stopping(self, reason: str) -> None:
-        """It is about to be cancelled by us, for this reason."""
-        ...
-
-
-class Candidates(Protocol):
-    """The rungs of a route as attempts of one call."""
-
-    def ready(self, index: int) -> Candidate | str:
-        """The attempt, or why this rung cannot take the call."""
-        ...
 
 
 @valueclass
@@ -209,8 +131,7 @@ class Climb:
         draw: Callable[[], float],
     ) -> None:
         self._route = route
-        self._candidates = candidates
-        self._health = health
+        self._survey = Survey(route, candidates, health, kept, now_us)
         self._states = states
         self._retries = states.retries(route)
         self._hedges = states.hedges(route)
@@ -219,10 +140,6 @@ class Climb:
         self._now_us = now_us
         self._draw = draw
         self._began_s = asyncio.get_running_loop().time()
-        self._ready: dict[int, Candidate | str] = {}
-        self._standings: dict[int, Standing] = {}
-        self._passed: dict[int, str] = {}
-        self._failed: dict[int, Cause] = {}
         self._taken: set[int] = set()
         self._winner: _Running | None = None
         self._running: set[_Running] = set()
@@ -230,7 +147,6 @@ class Climb:
         self._left = 0
         self._cost = 0
         self._last: _Ended | None = None
-        self._first_cause = ""
         self._begun = False  # the client has seen a part
         self._again = False  # the next attempt is a retry that is paid for
 
@@ -242,8 +158,8 @@ class Climb:
         order: Sequence[int] = range(len(route.rungs))
         try:
             while True:
-                chosen = self._choose(order)
-                self._passed.update(chosen.passed)
+                chosen = self._survey.choose(order)
+                self._survey.passed.update(chosen.passed)
                 index = chosen.index
                 if index is None:
                     return self._nothing(chosen.wait_us)
@@ -253,11 +169,11 @@ class Climb:
                 if rung.kind == "stale" or (rung.kind == "cached" and self._kept.fresh is not None):
                     return self._from_cache(index)
                 if rung.kind == "cached":
-                    self._passed[index] = "nothing fresh is kept for it"
+                    self._survey.passed[index] = "nothing fresh is kept for it"
                     order = [each for each in order if each != index]
                     continue
                 if stop := self._must_stop(index, chosen):
-                    self._passed[index] = stop
+                    self._survey.passed[index] = stop
                     order = [each for each in order if route.rungs[each].kind != "model"]
                     continue
                 ended = await self._attempt(index, chosen, order)
@@ -267,41 +183,20 @@ class Climb:
                 if ended.shown:
                     self._begun = True
                     self._winner = None
-                    self._ready.clear()  # what is asked now is how it goes on
-                self._first_cause = self._first_cause or ended.cause
+                    self._survey.forget()  # what is asked now is how it goes on
+                self._survey.first_cause = self._survey.first_cause or ended.cause
                 order = await self._after(ended)
                 if self._begun:  # an answer that is kept is a whole one: it does not go on with a part
                     order = [each for each in order if route.rungs[each].kind == "model"]
         finally:
             await self._stop(self._running)
 
-    def _choose(self, order: Sequence[int]) -> Pick:
-        now_us = self._now_us()
-        for index in order:
-            rung = self._route.rungs[index]
-            if rung.kind != "model":
-                continue
-            standing = self._standings[index] = self._standing(index, rung, now_us)
-            if not standing.barred and standing.verdict.state != "open" and not too_dear(rung, standing):
-                break  # nothing after it needs to be looked at
-        has_stale = self._kept.stale is not None or self._kept.fresh is not None
-        return pick(self._route, order, self._standings, has_stale=has_stale)
-
-    def _standing(self, index: int, rung: RouteRung, now_us: int) -> Standing:
-        ready = self._ready.get(index)
-        if ready is None:
-            ready = self._ready[index] = self._candidates.ready(index)
-        if isinstance(ready, str):
-            return Standing(_NO_VERDICT, barred=ready)
-        verdict = self._health.of(ready.target, rung.breaker).verdict(now_us)
-        return Standing(verdict, expected=ready.expected)
-
     def _must_stop(self, index: int, chosen: Pick) -> str:
         """Why no more attempts are made, "" where one is."""
         route = self._route
         if self._attempts >= route.attempts_max:
             return f"{self._attempts} attempts were made, attempts is {route.attempts_max}"
-        expected = self._standings[index].expected or 0
+        expected = self._survey.expected(index) or 0
         cost = self._cost + sum(each.candidate.expected or 0 for each in self._running)
         if route.cost_max is not None and cost and cost + expected > route.cost_max:
             return f"its attempts cost {money_text(cost)} so far, cost_max is {money_text(route.cost_max)}"
@@ -309,7 +204,7 @@ class Climb:
         if left is not None and left <= 0:
             return f"the deadline of {route.deadline_ms} ms is over"
         if chosen.panic:
-            health = self._health_of(index)
+            health = self._survey.health_of(index)
             if not health.throttle.admits(self._now_us(), self._draw()):
                 return f"{health.verdict(self._now_us()).why}; nothing else is left, and most calls to it fail"
             if self._attempts and not self._again and not self._retries.take():
@@ -320,12 +215,15 @@ class Climb:
         """The rungs that may be tried after an attempt failed."""
         route, cause = self._route, ended.cause
         assert cause is not None
-        self._failed[ended.index] = cause
+        self._survey.failed[ended.index] = cause
         order = next_after(
-            route, ended.index, cause, roomier=self._roomier(ended) if cause == "context" else frozenset()
+            route,
+            ended.index,
+            cause,
+            roomier=self._survey.roomier(ended.index, ended.candidate) if cause == "context" else frozenset(),
         )
         order = tuple(index for index in order if index not in self._taken)
-        if WAYS[cause] != "same" or self._attempts >= route.attempts_max or self._has_model(order):
+        if WAYS[cause] != "same" or self._attempts >= route.attempts_max or self._survey.has_model(order):
             return order
         wait_s = ended.candidate.retry_after_s()
         if wait_s is None:
@@ -335,31 +233,8 @@ class Climb:
             return order
         await asyncio.sleep(wait_s)
         self._again = True
-        self._ready.pop(ended.index, None)
+        self._survey.forget(ended.index)
         return (ended.index, *order)
-
-    def _has_model(self, order: Sequence[int]) -> bool:
-        """Whether another model could be asked now."""
-        now_us = self._now_us()
-        for index in order:
-            rung = self._route.rungs[index]
-            if rung.kind != "model":
-                continue
-            standing = self._standings[index] = self._standing(index, rung, now_us)
-            if not standing.barred and standing.verdict.state != "open":
-                return True
-        return False
-
-    def _roomier(self, ended: _Ended) -> frozenset[int]:
-        window = ended.candidate.context_window
-        found: set[int] = set()
-        for after in range(ended.index + 1, len(self._route.rungs)):
-            if self._route.rungs[after].kind == "model":
-                self._standing(after, self._route.rungs[after], self._now_us())
-                other = self._ready[after]
-                if window is not None and not isinstance(other, str) and (other.context_window or 0) > window:
-                    found.add(after)
-        return frozenset(found)
 
     # --- one attempt, or two ----------------------------------------------------------------------------------
 
@@ -392,7 +267,7 @@ class Climb:
                 if ended.cause is None:
                     await self._stop(running, "another attempt was faster")
                     return ended
-                self._failed[ended.index] = ended.cause
+                self._survey.failed[ended.index] = ended.cause
                 last = ended
             now_s = loop.time()
             late = next((each for each in running if (left := each.left_s(now_s)) is not None and left <= 0), None)
@@ -411,8 +286,7 @@ class Climb:
                     running.append(other)
 
     def _start(self, index: int, chosen: Pick, *, hedges: bool) -> _Running:
-        candidate, health = self._ready[index], self._health_of(index)
-        assert not isinstance(candidate, str)
+        candidate, health = self._survey.candidate(index), self._survey.health_of(index)
         self._attempts += 1
         kind = "retry" if self._again else _kind(chosen, hedges=hedges)
         self._states.attempts[self._route.name, kind] += 1
@@ -436,10 +310,10 @@ class Climb:
 
     def _hedge(self, order: Sequence[int]) -> _Running | None:
         models = [index for index in order if self._route.rungs[index].kind == "model" and index not in self._taken]
-        chosen = self._choose(models)
+        chosen = self._survey.choose(models)
         if chosen.index is None or chosen.panic or self._must_stop(chosen.index, chosen):
             return None
-        if not self._hedges.take(self._standings[chosen.index].expected):
+        if not self._hedges.take(self._survey.expected(chosen.index)):
             return None
         return self._start(chosen.index, chosen, hedges=True)
 
@@ -479,7 +353,7 @@ class Climb:
         running.candidate.stopping(f"{what} within {running.limit_s * 1_000:.0f} ms")
         await self._stop([running])
         running.health.late(self._now_us(), running.began_us, cause, running.limit_s * 1_000, stream=self._stream)
-        self._failed[running.index] = cause
+        self._survey.failed[running.index] = cause
         return _Ended(running.index, running.candidate, None, cause)
 
     async def _stop(self, running: Sequence[_Running] | set[_Running], why: str = "it was left") -> None:
@@ -502,11 +376,6 @@ class Climb:
                 self._cost += each.candidate.expected or 0
 
     # --- figures ----------------------------------------------------------------------------------------------
-
-    def _health_of(self, index: int) -> TargetHealth:
-        ready = self._ready[index]
-        assert not isinstance(ready, str)
-        return self._health.of(ready.target, self._route.rungs[index].breaker)
 
     def _left_s(self) -> float | None:
         if self._route.deadline_ms is None:
@@ -556,12 +425,7 @@ class Climb:
         last = self._last
         if last is not None and last.done is not None:
             return self._answered(last)
-        reasons: list[str] = []
-        for index, rung in enumerate(self._route.rungs):
-            why = self._passed.get(index) or (f"failed: {self._failed[index]}" if index in self._failed else "")
-            if why:
-                reasons.append(f"{_named(rung)}: {why}")
-        return self._end(-1, cause=last.cause if last else None, reason="; ".join(reasons), wait_us=wait_us)
+        return self._end(-1, cause=last.cause if last else None, reason=self._survey.reasons(), wait_us=wait_us)
 
     def _end(
         self,
@@ -577,7 +441,8 @@ class Climb:
     ) -> Climbed:
         decision = ""
         if by is None:  # an attempt has its decision already
-            decision = self._decision(index, "taken" if index >= 0 else "refused", kept_tier=tier or "")
+            verdict = "taken" if index >= 0 else "refused"
+            decision = self._survey.decision(index, verdict, (), kept_tier=tier or "")
         return Climbed(
             rung=self._route.rungs[index].name if index >= 0 else "refused",
             decision=decision,
@@ -590,85 +455,18 @@ class Climb:
             tier=tier,
             reason=reason,
             wait_us=wait_us,
-            left_for=self._left_for(),
-            left_provider=self._first_provider(),
+            left_for=self._survey.left_for(),
+            left_provider=self._survey.first_provider(),
         )
-
-    def _left_for(self) -> str:
-        """Why the first rung does not answer: its failure, its open breaker, or that it cannot take the call."""
-        if self._first_cause:
-            return self._first_cause
-        first = self._first_model()
-        if first not in self._passed:
-            return ""
-        standing = self._standings.get(first)
-        return "open" if standing is not None and standing.verdict.state == "open" else "barred"
-
-    def _first_model(self) -> int:
-        return next((index for index, rung in enumerate(self._route.rungs) if rung.kind == "model"), -1)
-
-    def _first_provider(self) -> str:
-        ready = self._ready.get(self._first_model())
-        return "" if ready is None or isinstance(ready, str) else ready.target.provider
-
-    # --- decisions --------------------------------------------------------------------------------------------
 
     def _why(self, index: int, chosen: Pick, *, hedges: bool) -> Why:
         verdict = _kind(chosen, hedges=hedges)
         rung = self._route.rungs[index]
         number = self._left + len(self._running) + 1
-        return Why(self._attempts, number, rung.name, self._left_for(), self._decision(index, verdict))
-
-    def _decision(self, taken: int, verdict: str, kept_tier: str = "") -> str:
-        """Everything the choice was made of, as JSON."""
-        candidates: list[dict[str, Any]] = []
-        for index, rung in enumerate(self._route.rungs):
-            found: dict[str, Any] = {"rung": rung.name}
-            ready = self._ready.get(index)
-            if ready is not None and not isinstance(ready, str):
-                found |= {"provider": ready.target.provider, "model": ready.target.model}
-            elif rung.provider:
-                found |= {"provider": rung.provider, "model": rung.model}
-            standing = self._standings.get(index)
-            if standing is not None:
-                found["breaker"] = standing.verdict.state
-                if standing.expected is not None:
-                    found["expected_nanousd"] = standing.expected
-            if index == taken:
-                found["verdict"] = verdict
-            elif any(each.index == index for each in self._running):
-                found["verdict"] = "running"
-            elif index in self._failed:
-                found |= {"verdict": "failed", "why": self._failed[index]}
-            elif index in self._passed:
-                found |= {"verdict": "passed", "why": self._passed[index]}
-            else:
-                found["verdict"] = "not needed"
-            candidates.append(found)
-        rung = self._route.rungs[taken].name if taken >= 0 else "refused"
-        decision = {
-            "rung": rung,
-            "why": self._reason(taken, verdict),
-            "route": self._route.name,
-            "candidates": candidates,
-            "propensity": 1,
-            "cache": {**self._kept.said, "tier": kept_tier} if kept_tier else self._kept.said,
-        }
-        return _encode(decision).decode()
-
-    def _reason(self, taken: int, verdict: str) -> str:
-        if verdict in ("panic", "probe", "hedge", "refused"):
-            return verdict
-        if self._first_cause:
-            return f"the rung before it failed: {self._first_cause}"
-        passed = [f"{_named(self._route.rungs[index])}: {why}" for index, why in self._passed.items() if index < taken]
-        return f"passed over {'; '.join(passed)}" if passed else "asked"
+        decision = self._survey.decision(index, verdict, [each.index for each in self._running])
+        return Why(self._attempts, number, rung.name, self._survey.left_for(), decision)
 
 
 def _kind(chosen: Pick, *, hedges: bool) -> str:
     """What an attempt is, for decisions and counts."""
     return "panic" if chosen.panic else "probe" if chosen.probe else "hedge" if hedges else "taken"
-
-
-def _named(rung: RouteRung) -> str:
-    return f"{rung.name} ({rung.provider}/{rung.model})" if rung.provider else rung.name

@@ -19,8 +19,8 @@ from bursar.core.call import Settled
 from bursar.core.errors import BursarError, CacheError
 from bursar.core.values import valueclass
 
-from .climb import Kept
 from .ports import CacheStore
+from .survey import Kept
 
 __all__ = ["NOTHING_KEPT", "CacheAsk", "Flight", "ResponseCache", "keepable"]
 

@@ -27,12 +27,12 @@ from bursar.core.prices import Charge
 from bursar.core.routes import Route, RouteRung
 from bursar.engine.asks import asking_of, estimate_of, price_reply
 from bursar.engine.claims import thread_of
-from bursar.engine.climb import Candidate, Why
 from bursar.engine.drive import drive
 from bursar.engine.health import Target
 from bursar.engine.permits import time_of
 from bursar.engine.ports import ClientGoneError, HttpRequest
 from bursar.engine.prompt_cache import Planned
+from bursar.engine.survey import Candidate, Why
 from bursar.wire.dialect import BadRequest, RequestFacts
 from bursar.wire.failures import cause_of, retry_after_s
 from bursar.wire.providers import Provider

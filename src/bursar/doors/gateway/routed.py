@@ -23,10 +23,11 @@ from bursar.core.money import NanoUSD
 from bursar.core.prices import Charge
 from bursar.core.routes import Route
 from bursar.core.usage import NO_USAGE
-from bursar.engine.climb import Climb, Climbed, Kept, RouteStates
+from bursar.engine.climb import Climb, Climbed, RouteStates
 from bursar.engine.health import Health
 from bursar.engine.ports import ClientGoneError, HttpAnswer
 from bursar.engine.response_cache import NOTHING_KEPT, CacheAsk, Flight, ResponseCache, keepable
+from bursar.engine.survey import Kept
 from bursar.wire.canonical import cache_key
 from bursar.wire.dialect import BadRequest
 from bursar.wire.questions import answer_text, question_of

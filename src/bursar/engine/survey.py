@@ -1,0 +1,267 @@
+"""What a call knows of the rungs of its route: how each stands, what became of it, and the decision that is stored of it.
+
+Rule 1: a rung is looked at when it is its turn, and no sooner: what is never needed costs nothing.
+Rule 2: the decision holds everything the choice was made of: every rung with its verdict and why, its breaker, its expected
+        price, and what the cache said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from bursar.core.breaker import Verdict
+from bursar.core.caching import CacheEntry, CacheTier
+from bursar.core.call import Done, Settled
+from bursar.core.failures import Cause
+from bursar.core.money import NanoUSD
+from bursar.core.routes import Pick, Route, RouteRung, Standing, pick, too_dear
+from bursar.core.values import valueclass
+
+from .health import Health, Target, TargetHealth
+
+__all__ = ["Candidate", "Candidates", "Kept", "Survey", "Why"]
+
+_NO_VERDICT: Final = Verdict("closed")
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@valueclass
+class Kept:
+    """What the response cache has for a call: a fresh entry with its tier, and one that is only good for want of another.
+    ``said`` is for the decision."""
+
+    fresh: CacheEntry | None
+    tier: CacheTier
+    stale: CacheEntry | None
+    said: Mapping[str, Any]
+
+
+@valueclass
+class Why:
+    """What the door writes into the attempt's opening. ``serial`` counts the attempts of the call, ``number`` those that left."""
+
+    serial: int
+    number: int
+    rung: str
+    cause: str
+    decision: str
+
+
+class Candidate(Protocol):
+    """One attempt that a door could make."""
+
+    @property
+    def target(self) -> Target: ...
+
+    @property
+    def expected(self) -> NanoUSD | None:
+        """What it is expected to cost."""
+        ...
+
+    @property
+    def context_window(self) -> int | None: ...
+
+    async def make(self, why: Why, shows: Callable[[], bool]) -> Done:
+        """Hold, send, settle. ``shows`` is called once, before the client sees the first of it; False: it must not."""
+        ...
+
+    @property
+    def left(self) -> bool:
+        """Whether it has left for its provider, of one that was cancelled."""
+        ...
+
+    @property
+    def replied(self) -> bool:
+        """Whether all of its answer, or of its failure, is there: it is only being settled."""
+        ...
+
+    def cause(self, done: Settled) -> Cause | None:
+        """Why it is no answer."""
+        ...
+
+    def retry_after_s(self) -> float | None: ...
+
+    def goes_on(self) -> bool:
+        """Whether another attempt could go on with the answer of which the client has seen a part."""
+        ...
+
+    def stopping(self, reason: str) -> None:
+        """It is about to be cancelled by us, for this reason."""
+        ...
+
+
+class Candidates(Protocol):
+    """The rungs of a route as attempts of one call."""
+
+    def ready(self, index: int) -> Candidate | str:
+        """The attempt, or why this rung cannot take the call."""
+        ...
+
+
+class Survey:
+    """One call's knowledge of its rungs. ``passed`` and ``failed`` say why, by the rung's place on the route."""
+
+    def __init__(
+        self, route: Route, candidates: Candidates, health: Health, kept: Kept, now_us: Callable[[], int]
+    ) -> None:
+        self._route = route
+        self._candidates = candidates
+        self._health = health
+        self._kept = kept
+        self._now_us = now_us
+        self._ready: dict[int, Candidate | str] = {}
+        self._standings: dict[int, Standing] = {}
+        self.passed: dict[int, str] = {}
+        self.failed: dict[int, Cause] = {}
+        self.first_cause = ""
+        """Why the first attempt that failed did."""
+
+    # --- how rungs stand --------------------------------------------------------------------------------------
+
+    def choose(self, order: Sequence[int]) -> Pick:
+        """The rung to take now, of these."""
+        now_us = self._now_us()
+        for index in order:
+            rung = self._route.rungs[index]
+            if rung.kind != "model":
+                continue
+            if self._is_open_to(index, rung, now_us):
+                break  # nothing after it needs to be looked at
+        has_stale = self._kept.stale is not None or self._kept.fresh is not None
+        return pick(self._route, order, self._standings, has_stale=has_stale)
+
+    def has_model(self, order: Sequence[int]) -> bool:
+        """Whether another model could be asked now."""
+        now_us = self._now_us()
+        for index in order:
+            rung = self._route.rungs[index]
+            if rung.kind != "model":
+                continue
+            if self._is_open_to(index, rung, now_us):
+                return True
+        return False
+
+    def roomier(self, at: int, than: Candidate) -> frozenset[int]:
+        """The rungs after ``at`` whose context window is known to be larger than this one's."""
+        window = than.context_window
+        found: set[int] = set()
+        for after in range(at + 1, len(self._route.rungs)):
+            if self._route.rungs[after].kind == "model":
+                self._standing(after, self._route.rungs[after], self._now_us())
+                other = self._ready[after]
+                if window is not None and not isinstance(other, str) and (other.context_window or 0) > window:
+                    found.add(after)
+        return frozenset(found)
+
+    def _is_open_to(self, index: int, rung: RouteRung, now_us: int) -> bool:
+        standing = self._standings[index] = self._standing(index, rung, now_us)
+        return not standing.barred and standing.verdict.state != "open" and not too_dear(rung, standing)
+
+    def _standing(self, index: int, rung: RouteRung, now_us: int) -> Standing:
+        ready = self._ready.get(index)
+        if ready is None:
+            ready = self._ready[index] = self._candidates.ready(index)
+        if isinstance(ready, str):
+            return Standing(_NO_VERDICT, barred=ready)
+        verdict = self._health.of(ready.target, rung.breaker).verdict(now_us)
+        return Standing(verdict, expected=ready.expected)
+
+    def candidate(self, index: int) -> Candidate:
+        """The attempt that this rung would be. It was chosen: it can take the call."""
+        ready = self._ready[index]
+        assert not isinstance(ready, str)
+        return ready
+
+    def expected(self, index: int) -> NanoUSD | None:
+        return self._standings[index].expected
+
+    def forget(self, index: int | None = None) -> None:
+        """A rung, or every one, is made ready anew: what is sent is something else now."""
+        if index is None:
+            self._ready.clear()
+        else:
+            self._ready.pop(index, None)
+
+    def health_of(self, index: int) -> TargetHealth:
+        return self._health.of(self.candidate(index).target, self._route.rungs[index].breaker)
+
+    # --- what is said of them ---------------------------------------------------------------------------------
+
+    def left_for(self) -> str:
+        """Why the first rung does not answer: its failure, its open breaker, or that it cannot take the call."""
+        if self.first_cause:
+            return self.first_cause
+        first = self._first_model()
+        if first not in self.passed:
+            return ""
+        standing = self._standings.get(first)
+        return "open" if standing is not None and standing.verdict.state == "open" else "barred"
+
+    def _first_model(self) -> int:
+        return next((index for index, rung in enumerate(self._route.rungs) if rung.kind == "model"), -1)
+
+    def first_provider(self) -> str:
+        """Whose the first model is, "" where that is not known."""
+        ready = self._ready.get(self._first_model())
+        return "" if ready is None or isinstance(ready, str) else ready.target.provider
+
+    def reasons(self) -> str:
+        """Why no rung is left, for people."""
+        reasons: list[str] = []
+        for index, rung in enumerate(self._route.rungs):
+            why = self.passed.get(index) or (f"failed: {self.failed[index]}" if index in self.failed else "")
+            if why:
+                reasons.append(f"{_named(rung)}: {why}")
+        return "; ".join(reasons)
+
+    def decision(self, taken: int, verdict: str, running: Collection[int], kept_tier: str = "") -> str:
+        """Everything the choice was made of, as JSON."""
+        candidates: list[dict[str, Any]] = []
+        for index, rung in enumerate(self._route.rungs):
+            found: dict[str, Any] = {"rung": rung.name}
+            ready = self._ready.get(index)
+            if ready is not None and not isinstance(ready, str):
+                found |= {"provider": ready.target.provider, "model": ready.target.model}
+            elif rung.provider:
+                found |= {"provider": rung.provider, "model": rung.model}
+            standing = self._standings.get(index)
+            if standing is not None:
+                found["breaker"] = standing.verdict.state
+                if standing.expected is not None:
+                    found["expected_nanousd"] = standing.expected
+            if index == taken:
+                found["verdict"] = verdict
+            elif index in running:
+                found["verdict"] = "running"
+            elif index in self.failed:
+                found |= {"verdict": "failed", "why": self.failed[index]}
+            elif index in self.passed:
+                found |= {"verdict": "passed", "why": self.passed[index]}
+            else:
+                found["verdict"] = "not needed"
+            candidates.append(found)
+        rung = self._route.rungs[taken].name if taken >= 0 else "refused"
+        decision = {
+            "rung": rung,
+            "why": self._reason(taken, verdict),
+            "route": self._route.name,
+            "candidates": candidates,
+            "propensity": 1,
+            "cache": {**self._kept.said, "tier": kept_tier} if kept_tier else self._kept.said,
+        }
+        return _encode(decision).decode()
+
+    def _reason(self, taken: int, verdict: str) -> str:
+        if verdict in ("panic", "probe", "hedge", "refused"):
+            return verdict
+        if self.first_cause:
+            return f"the rung before it failed: {self.first_cause}"
+        passed = [f"{_named(self._route.rungs[index])}: {why}" for index, why in self.passed.items() if index < taken]
+        return f"passed over {'; '.join(passed)}" if passed else "asked"
+
+
+def _named(rung: RouteRung) -> str:
+    return f"{rung.name} ({rung.provider}/{rung.model})" if rung.provider else rung.name
