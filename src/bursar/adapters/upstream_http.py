@@ -194,15 +194,21 @@ class HttpAttempt:
         except ClientGoneError:
             return self._reply(meter.reading(), "cancelled")
         except PyreqwestError as error:
-            # The client has seen part of an answer: say in its own dialect that the rest will not come.
-            text = f"the provider broke off: {_cause(error)}"
-            event = self._dialect.error_event(502, "upstream_cut", text, {"code": "upstream_cut"})
-            with suppress(ClientGoneError):
-                await self._sink.write(meter.finish() + event)
-            return self._reply(replace(meter.reading(), error=text), "cut")
+            return await self._cut(meter, meter.finish(), f"the provider broke off: {_cause(error)}")
         reading = meter.reading()
+        if not reading.estimated or reading.finish:
+            return self._reply(reading, "ok")
+        if reading.error:
+            return self._reply(reading, "cut")
         # Without a finish and without usage the stream ended before its end, whatever the transport says.
-        return self._reply(reading, "cut" if reading.estimated and not reading.finish else "ok")
+        return await self._cut(meter, b"", "the provider ended the stream before its end")
+
+    async def _cut(self, meter: Meter, rest: bytes, text: str) -> Reply:
+        """The client has seen part of an answer: say in its own dialect that the rest will not come."""
+        event = self._dialect.error_event(502, "upstream_cut", text, {"code": "upstream_cut"})
+        with suppress(ClientGoneError):
+            await self._sink.write(rest + event)
+        return self._reply(replace(meter.reading(), error=text), "cut")
 
     @property
     def showing(self) -> bool:

@@ -212,7 +212,8 @@ class Breaker:
         cost, tokens = sum(cost for cost, _ in self._costs), sum(tokens for _, tokens in self._costs)
         if per_call is not None and cost > per_call * len(self._costs):
             return "cost", f"the last {len(self._costs)} calls cost more than cost_per_call allows"
-        if per_token is not None and cost * per_token.denominator > per_token.numerator * tokens:
+        # What has no output (embeddings) has no cost for it.
+        if per_token is not None and tokens and cost * per_token.denominator > per_token.numerator * tokens:
             return (
                 "cost",
                 f"the last {len(self._costs)} calls cost more for a token of output than cost_per_mtok allows",

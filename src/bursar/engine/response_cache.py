@@ -29,6 +29,7 @@ _log = logging.getLogger("bursar.cache")
 _US: Final = 1_000_000
 _KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
 _GIVEN_MAX: Final = 20_000
+_FLIGHT_S_MAX: Final = 120.0
 _GOOD_FINISHES: Final = frozenset({"stop", "end_turn", "stop_sequence", "STOP", "completed", ""})
 _TOOL_FINISHES: Final = frozenset({"tool_calls", "tool_use", "function_call"})
 
@@ -70,8 +71,9 @@ class Flight:
         self.leads = leads
 
     async def wait(self) -> CacheEntry | None:
-        """What the leader got, None where that may not be given to others."""
-        return await asyncio.shield(self._future)
+        """What the leader got, None where that may not be given to others, or where it takes too long."""
+        done, _ = await asyncio.wait([self._future], timeout=_FLIGHT_S_MAX)
+        return self._future.result() if done else None
 
     def land(self, entry: CacheEntry | None) -> None:
         """Tell those who wait. The leader must, however its call ends; twice changes nothing."""

@@ -20,7 +20,7 @@ from bursar.core.failures import Cause
 
 __all__ = ["cause_of", "retry_after_s"]
 
-_WAIT_S_MAX: Final = 7 * 86_400
+_WAIT_S_MAX: Final = 86_400
 _LOOKED_AT: Final = 4_096
 
 _CONTEXT: Final = re.compile(
