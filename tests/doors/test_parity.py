@@ -51,7 +51,8 @@ def running(*command: str, cwd: Path) -> Iterator[str]:
 
 def run_agent(doors: str, folder: Path) -> list[dict[str, Any]]:
     """The ledger after one run, in the order of the calls, and proved clean."""
-    with running("sim", "--port", "0", "--seed", "1", cwd=folder) as simulator:
+    # So fast that it is soon over, and so slow that a stream is left before it has ended.
+    with running("sim", "--port", "0", "--seed", "1", "--tokens-per-second", "400", cwd=folder) as simulator:
         config = folder / "bursar.yaml"
         config.write_text(
             f"server: {{port: 0}}\nproviders:\n  openai: {{base_url: '{simulator}/v1'}}\n"
