@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeAlias
 
 from bursar.core.errors import BooksError, BursarError, LedgerError
 from bursar.engine.ports import BudgetDesk, CacheDesk, Queries
@@ -33,6 +33,8 @@ _log = logging.getLogger("bursar.console")
 
 _METRICS_TYPE: Final = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
 _BODY_WAIT_S: Final = 10.0
+
+_Steer: TypeAlias = Callable[[Request], Awaitable[ApiAnswer]]
 
 
 class Ask(Protocol):
@@ -103,9 +105,9 @@ class Site:
             return failure(404, f"there is nothing at {scope.path[:100]!r}; the console is at /")
         try:
             if methods := methods_of(scope.path):
-                return await self._budgets(scope, protocol, writes=scope.method in set(methods) - {"GET", "HEAD"})
+                return await self._steered(scope, protocol, methods, self._budgets, self._tell)
             if methods := cache_methods(scope.path):
-                return await self._cached(scope, protocol, writes=scope.method in set(methods) - {"GET", "HEAD"})
+                return await self._steered(scope, protocol, methods, self._cached, lambda: None)
             return await self._ask(lambda queries: handle(scope.method, scope.path, scope.query_string, queries))
         except LedgerError as error:
             _log.warning("%s", error)
@@ -114,29 +116,32 @@ class Site:
             _log.warning("%s", error)
             return failure(503, f"the books cannot answer now: {error}", headers={"retry-after": "1"})
 
-    async def _budgets(self, scope: HttpScope, protocol: HttpProtocol, *, writes: bool) -> ApiAnswer:
+    async def _steered(
+        self,
+        scope: HttpScope,
+        protocol: HttpProtocol,
+        methods: Sequence[str],
+        steer: _Steer,
+        changed: Callable[[], None],
+    ) -> ApiAnswer:
+        """What may change something: its body is taken where it may, and ``changed`` is told where it has."""
+        writes = scope.method in set(methods) - {"GET", "HEAD"}
         body: bytes | ApiAnswer = b""
         if writes:
             body = refused_change(scope) or await _body(scope, protocol)
             if isinstance(body, ApiAnswer):
                 return body
-        request = Request(scope.method, scope.path, scope.query_string, body)
-        answer = await self._ask_desk(lambda desk: handle_budgets(request, desk, now_us=time.time_ns() // 1_000))
+        answer = await steer(Request(scope.method, scope.path, scope.query_string, body))
         if writes and answer.status < 300:
             _log.info("%s %s", scope.method, scope.path)
-            self._tell()
+            changed()
         return answer
 
-    async def _cached(self, scope: HttpScope, protocol: HttpProtocol, *, writes: bool) -> ApiAnswer:
-        body: bytes | ApiAnswer = b""
-        if writes:
-            body = refused_change(scope) or await _body(scope, protocol)
-            if isinstance(body, ApiAnswer):
-                return body
-        answer = await handle_cache(Request(scope.method, scope.path, scope.query_string, body), self._cache)
-        if writes and answer.status < 300:
-            _log.info("%s %s", scope.method, scope.path)
-        return answer
+    async def _budgets(self, request: Request) -> ApiAnswer:
+        return await self._ask_desk(lambda desk: handle_budgets(request, desk, now_us=time.time_ns() // 1_000))
+
+    async def _cached(self, request: Request) -> ApiAnswer:
+        return await handle_cache(request, self._cache)
 
     def _tell(self) -> None:
         try:

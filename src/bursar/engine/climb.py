@@ -29,7 +29,6 @@ from .survey import Candidate, Candidates, Kept, Survey, Why
 
 __all__ = ["Climb", "Climbed", "RouteStates"]
 
-_US: Final = 1_000_000
 # Where a route says nothing, and others are left to go to: three times what all but one in a hundred take, at least and, before
 # enough were seen, at most.
 _USUAL: Final = Limit(quantile=990, factor=3_000)

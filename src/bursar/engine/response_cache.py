@@ -183,12 +183,12 @@ class ResponseCache:
         self._failed = True
 
 
-def keepable(policy: CachePolicy, done: Settled, body: bytes, *, whole: bool) -> str:
-    """Why an answer is not kept, "" where it may be. ``whole``: the client was sent all of it."""
+def keepable(policy: CachePolicy, done: Settled, body: bytes) -> str:
+    """Why an answer that the client was sent is not kept, "" where it may be."""
     attempt = done.attempt
     if attempt is None or attempt.status != "ok" or (attempt.http_status or 200) >= 300:
         return "it is no answer"
-    if not whole or attempt.charge.estimated:
+    if attempt.charge.estimated:
         return "it did not come whole"
     if attempt.finish in _TOOL_FINISHES or attempt.tools:
         if not policy.tool_calls:

@@ -123,26 +123,14 @@ class Survey:
 
     def choose(self, order: Sequence[int]) -> Pick:
         """The rung to take now, of these."""
-        now_us = self._now_us()
-        for index in order:
-            rung = self._route.rungs[index]
-            if rung.kind != "model":
-                continue
-            if self._is_open_to(index, rung, now_us):
-                break  # nothing after it needs to be looked at
+        self.has_model(order)
         has_stale = self._kept.stale is not None or self._kept.fresh is not None
         return pick(self._route, order, self._standings, has_stale=has_stale)
 
     def has_model(self, order: Sequence[int]) -> bool:
-        """Whether another model could be asked now."""
-        now_us = self._now_us()
-        for index in order:
-            rung = self._route.rungs[index]
-            if rung.kind != "model":
-                continue
-            if self._is_open_to(index, rung, now_us):
-                return True
-        return False
+        """Whether a model of these could be asked now. They are looked at up to the first that could."""
+        now_us, rungs = self._now_us(), self._route.rungs
+        return any(rungs[index].kind == "model" and self._is_open_to(index, rungs[index], now_us) for index in order)
 
     def roomier(self, at: int, than: Candidate) -> frozenset[int]:
         """The rungs after ``at`` whose context window is known to be larger than this one's."""

@@ -241,7 +241,7 @@ class RoutedCalls:
             return None
         if ask is None or not ask.keeps or climbed.cause is not None or body is None or done.attempt is None:
             return None
-        if keepable(ask.policy, done, body, whole=True):
+        if keepable(ask.policy, done, body):
             return None
         entry = self._entry(request, ask, done.attempt, body, content_type)
         if flight is not None:
@@ -289,6 +289,7 @@ class RoutedCalls:
         """Answer from the cache. ``wrong`` is to be told if somebody says that the answer was."""
         request, now_us = call.request, self._calls.clock.now_us()
         serial, number = (climbed.serial, climbed.number) if climbed else (1, 1)
+        free = _free(entry, tier)
         opening = Opening(
             attempt_id=f"{call.id}.{serial}",
             call_id=call.id,
@@ -299,7 +300,7 @@ class RoutedCalls:
             provider=entry.provider,
             model_asked=request.facts.model,
             scope=request.scope,
-            estimate=_free(entry, tier),
+            estimate=free,
             number=number,
             stream=request.facts.stream,
             trace_id=request.trace.trace_id,
@@ -313,7 +314,7 @@ class RoutedCalls:
         attempt = Attempt(
             opening,
             "ok",
-            _free(entry, tier),
+            free,
             latency_ms=(now_us - call.started_us) / 1_000,
             finish=entry.finish,
             avoided=None if entry.cost is None else NanoUSD(entry.cost),
