@@ -6,8 +6,7 @@ Exit codes: 0 nothing parts, 1 something does, 2 it was asked wrongly (no file, 
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,12 +19,13 @@ from bursar.core.money import decimal_text
 from bursar.core.prices import PriceBook, Reading, charge
 from bursar.core.usage import Usage
 from bursar.doors.imports.attempts import parse_time
-from bursar.doors.imports.files import Progress, no_progress, read_lines
+from bursar.doors.imports.files import Progress, read_lines
 from bursar.doors.imports.tally import Tally
 from bursar.wire.dialect import UNREADABLE, mapping
 from bursar.wire.prompt_lint import WAYS_OUT, Cause, Finding, PromptLint, Request
 
 from . import output
+from .imports import reading_progress
 
 __all__ = ["lint"]
 
@@ -89,7 +89,7 @@ def lint(files: tuple[Path, ...], provider: str | None, limit: int, as_json: boo
         raise click.UsageError(f"--provider {provider!r} has no prices; see `bursar prices show`")
     tally = Tally()
     try:
-        with _progress(files) as progress:
+        with reading_progress(files) as progress:
             found = _look(_requests(files, tally, progress), tally, book, provider, limit)
     except OSError as error:
         raise click.UsageError(str(error)) from None
@@ -190,21 +190,6 @@ def _time_us(value: Any) -> int | None:
         return int(value * 1_000_000)
     at = parse_time(str(value))
     return int(at.timestamp() * 1_000_000)
-
-
-@contextmanager
-def _progress(files: Sequence[Path]) -> Generator[Progress]:
-    if not sys.stderr.isatty():
-        yield no_progress
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=sum(path.stat().st_size for path in files))
-        yield lambda count: bar.advance(task, count)
 
 
 # --- printing ---------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from bursar.doors.imports.tally import Tally
 
 from . import output
 
-__all__ = ["import_"]
+__all__ = ["import_", "reading_progress"]
 
 Reader = Callable[[PriceBook, Tally, Progress], Iterable[Attempt]]
 Spans = Callable[[Tally, Progress], Iterable[Observation]]
@@ -247,7 +247,10 @@ def _run(
     summary = Summary()
     failure = ""
     book = open_prices(options.data)
-    with nullcontext(None) if options.dry_run else open_books(options.data) as books, _progress(files) as progress:
+    with (
+        nullcontext(None) if options.dry_run else open_books(options.data) as books,
+        reading_progress(files) as progress,
+    ):
         try:
             feed(read(book, tally, progress), books, summary)
             if books is not None:
@@ -273,7 +276,8 @@ def _is_terminal() -> bool:
 
 
 @contextmanager
-def _progress(files: Sequence[Path]) -> Generator[Progress]:
+def reading_progress(files: Sequence[Path]) -> Generator[Progress]:
+    """A bar over the bytes of these files on a terminal, nothing elsewhere."""
     if not _is_terminal():
         yield no_progress
         return
