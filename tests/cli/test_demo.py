@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import re
 import signal
@@ -161,7 +162,9 @@ def test_a_summary_that_does_not_agree_is_exit_code_1(monkeypatch: pytest.Monkey
         return SimpleNamespace(agrees=False)
 
     monkeypatch.setattr(bursar.demo, "run", disagreeing)
+    level = logging.getLogger("bursar").level
     assert CliRunner().invoke(demo, ["--once"]).exit_code == 1
+    assert logging.getLogger("bursar").level == level, "the demo is quiet for its own time only"
 
 
 def test_what_the_ledger_misses_is_named() -> None:

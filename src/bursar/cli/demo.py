@@ -70,8 +70,6 @@ def demo(
         raise click.UsageError("--json prints one answer and ends: give --once as well")
     from bursar.demo import AGENTS, DemoError, Options, run
 
-    logging.getLogger("bursar").setLevel(logging.ERROR)
-
     async def finished(now: Finished) -> None:
         stop_progress()
         if as_json:
@@ -83,7 +81,7 @@ def demo(
         if now.url is not None and not no_browser and _has_display():
             await asyncio.to_thread(webbrowser.open, now.url)
 
-    with _progress({agent.name: agent.calls for agent in AGENTS}) as (advance, stop_progress):
+    with _quiet(), _progress({agent.name: agent.calls for agent in AGENTS}) as (advance, stop_progress):
         try:
             summary = asyncio.run(run(Options(seed, speed, port, data), progress=advance, finished=finished, once=once))
         except OSError as error:
@@ -102,6 +100,18 @@ def _has_display() -> bool:
     """Whether a browser has somewhere to open: not in a pipe, and not on a Linux without a desktop."""
     desktop = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return sys.stdout.isatty() and bool(desktop)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """No warnings among the lines of the demo: the failures that it shows are simulated."""
+    ours = logging.getLogger("bursar")
+    level = ours.level
+    ours.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
 
 
 @contextmanager
