@@ -168,6 +168,16 @@ def test_cost_is_limited_also_by_what_is_under_way() -> None:
         assert len(world.made) == attempts
 
 
+def test_a_rung_that_would_cost_too_much_hides_no_cheaper_one() -> None:
+    """After 100 nano-USD another 200 are too much for 250, another 150 are not."""
+    world = World(
+        route("model", "model", "model", cost_max=NanoUSD(250)), [[FAILS], [Does(cost=200)], [Does(cost=150)]]
+    )
+    found, made = walk(world)
+    assert (made, found.rung) == ([(0, "error"), (2, "ok")], "r2")
+    assert "one here is expected to cost" in world.made[1].why.decision
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_hung_rung_is_left_in_its_time(stream: bool) -> None:
     limits: dict[str, Any] = {"first_token": Limit(ms=300), "total": Limit(ms=300)}

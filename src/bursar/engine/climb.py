@@ -171,6 +171,10 @@ class Climb:
                     self._survey.passed[index] = "nothing fresh is kept for it"
                     order = [each for each in order if each != index]
                     continue
+                if dear := self._over_cost_max(index):
+                    self._survey.passed[index] = dear
+                    order = [each for each in order if each != index]  # one after it may be cheap enough
+                    continue
                 if stop := self._must_stop(index, chosen):
                     self._survey.passed[index] = stop
                     order = [each for each in order if route.rungs[each].kind != "model"]
@@ -195,10 +199,6 @@ class Climb:
         route = self._route
         if self._attempts >= route.attempts_max:
             return f"{self._attempts} attempts were made, attempts is {route.attempts_max}"
-        expected = self._survey.expected(index) or 0
-        cost = self._cost + sum(each.candidate.expected or 0 for each in self._running)
-        if route.cost_max is not None and cost and cost + expected > route.cost_max:
-            return f"its attempts cost {money_text(cost)} so far, cost_max is {money_text(route.cost_max)}"
         left = self._left_s()
         if left is not None and left <= 0:
             return f"the deadline of {route.deadline_ms} ms is over"
@@ -209,6 +209,18 @@ class Climb:
             if self._attempts and not self._again and not self._retries.take():
                 return f"{health.verdict(self._now_us()).why}; the retries of this route are used up"
         return ""
+
+    def _over_cost_max(self, index: int) -> str:
+        """Why one more attempt at this rung would be too dear, beside those that were made; "" where it is not."""
+        cost_max = self._route.cost_max
+        cost = self._cost + sum(each.candidate.expected or 0 for each in self._running)
+        if cost_max is None or not cost:
+            return ""
+        expected = self._survey.expected(index) or 0
+        if cost + expected <= cost_max:
+            return ""
+        costs = f"its attempts cost {money_text(cost)} so far, one here is expected to cost {money_text(expected)}"
+        return f"{costs}, cost_max is {money_text(cost_max)}"
 
     async def _after(self, ended: _Ended) -> Sequence[int]:
         """The rungs that may be tried after an attempt failed."""
@@ -310,11 +322,12 @@ class Climb:
     def _hedge(self, order: Sequence[int]) -> _Running | None:
         models = [index for index in order if self._route.rungs[index].kind == "model" and index not in self._taken]
         chosen = self._survey.choose(models)
-        if chosen.index is None or chosen.panic or self._must_stop(chosen.index, chosen):
+        index = chosen.index
+        if index is None or chosen.panic or self._must_stop(index, chosen) or self._over_cost_max(index):
             return None
-        if not self._hedges.take(self._survey.expected(chosen.index)):
+        if not self._hedges.take(self._survey.expected(index)):
             return None
-        return self._start(chosen.index, chosen, hedges=True)
+        return self._start(index, chosen, hedges=True)
 
     async def _won(self, winner: _Running, running: Sequence[_Running]) -> _Ended:
         await self._stop([each for each in running if each is not winner], "another attempt was faster")

@@ -66,7 +66,7 @@ _KINDS = st.sampled_from(
         {"type": "boolean"},
         {"type": "string", "enum": ["a", "b"]},
         {"type": "array", "items": {"type": "number"}},
-        {"type": "object", "properties": {"x": {"type": "string", "description": "inner"}}},
+        {"type": "object", "properties": {"x": {"type": "string", "description": "inner"}}, "required": ["x"]},
     ]
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, get_type_hints
@@ -35,9 +36,15 @@ from bursar.wire.translate.conversation import (
     Untranslatable,
 )
 from bursar.wire.translate.openai import SPEAKER, OpenAISpeaker
+from bursar.wire.translate.openai_schema import strict_schema
 
 PDF = base64.b64encode(b"%PDF-1.7").decode()
-WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 KEYS = sorted(
     openai_read._CARRIED | openai_read._ASSISTANT | openai_read._CALL | openai_read._FUNCTION | openai_read._TEXT
     | {"text", "image_url", "url", "file", "file_data", "input_audio", "format", "type", "json_schema", "include_usage"}
@@ -455,6 +462,58 @@ def test_what_a_model_is_known_to_refuse_is_refused_first(model: str, asked_for:
     with pytest.raises(Untranslatable) as refusal:
         SPEAKER.write_request(hi(**asked_for), model)
     assert refusal.value.field == field
+
+
+def an_object(required: Sequence[str] = ("a",), **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties or {"a": {"type": "string"}}, "required": list(required)}
+
+
+@pytest.mark.parametrize(
+    ("schema", "field"),
+    [
+        ({}, ""),
+        ({"type": "array", "items": an_object()}, ""),
+        ({**an_object(), "anyOf": [an_object()]}, ""),
+        (an_object(()), ".required"),
+        (an_object(a=an_object(())), ".properties.a.required"),
+        (an_object(a={"type": "array", "items": an_object(())}), ".properties.a.items.required"),
+        (an_object(a={"anyOf": [{"type": "null"}, an_object(())]}), ".properties.a.anyOf.required"),
+        ({**an_object(), "$defs": {"d": an_object(())}}, ".$defs.d.required"),
+        ({**an_object(), "additionalProperties": True}, ".additionalProperties"),
+        (an_object(a={"type": ["object", "null"], "additionalProperties": {}}), ".properties.a.additionalProperties"),
+        (an_object(a={"allOf": [{"type": "string"}]}), ".properties.a.allOf"),
+        (an_object(a={"type": "string", "not": {"const": "b"}}), ".properties.a.not"),
+    ],
+)
+def test_a_schema_that_strict_mode_does_not_take_is_refused_first(schema: dict[str, Any], field: str) -> None:
+    """In a format and in a tool; without ``strict`` it is sent as it is."""
+    with pytest.raises(Untranslatable) as refusal:
+        SPEAKER.write_request(hi(format=Format(schema, strict=True)), "gpt-4o")
+    assert refusal.value.field == f"format.schema{field}"
+    with pytest.raises(Untranslatable) as refusal:
+        SPEAKER.write_request(hi(tools=(Tool("t", schema=schema, strict=True),)), "gpt-4o")
+    assert refusal.value.field == f"tools[0].parameters{field}"
+    body = said(hi(format=Format(schema), tools=(Tool("t", schema=schema),)), "gpt-4o")
+    assert body["response_format"]["json_schema"]["schema"] == schema
+    assert body["tools"][0]["function"]["parameters"] == schema
+
+
+def test_a_strict_schema_that_is_open_is_closed() -> None:
+    """Objects that do not say whether they are open, at every depth; one that needs nothing stays the same object."""
+    inner = an_object(("b",), b={"type": "string"})
+    schema = {
+        **an_object(("a", "l", "c", "t"), a=inner, l={"type": "array", "items": inner}, c={"anyOf": [inner]}, t=True),
+        "$defs": {"d": inner},
+    }
+    shut = {**inner, "additionalProperties": False}
+    found = said(hi(format=Format(schema, strict=True)), "gpt-4o")["response_format"]["json_schema"]["schema"]
+    assert found == {
+        **schema,
+        "additionalProperties": False,
+        "properties": {"a": shut, "l": {"type": "array", "items": shut}, "c": {"anyOf": [shut]}, "t": True},
+        "$defs": {"d": shut},
+    }
+    assert strict_schema(WEATHER, "") is WEATHER
 
 
 @pytest.mark.parametrize(

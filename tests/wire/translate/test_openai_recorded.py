@@ -30,11 +30,13 @@ from bursar.wire.translate.conversation import (
     Message,
     Text,
     Thinking,
+    Tool,
     ToolResult,
     ToolUse,
     Untranslatable,
 )
 from bursar.wire.translate.openai import SPEAKER
+from bursar.wire.translate.openai_schema import strict_schema
 from bursar.wire.translate.speakers import speaker
 
 DATA = Path(os.environ.get("BURSAR_SHARED_DATA") or Path(__file__).parents[3].parent / "shared" / "data") / "wire"
@@ -94,7 +96,7 @@ def test_recorded_requests_are_carried_or_refused_for_a_known_reason() -> None:
 
 
 def without_marks(asked: Asked) -> Asked:
-    """The request as OpenAI is asked: without cache marks and thoughts."""
+    """The request as OpenAI is asked: without cache marks and thoughts, what is strict closed."""
 
     def bare(message: Message) -> Message:
         parts = [part for part in message.parts if not isinstance(part, Thinking)]
@@ -111,8 +113,12 @@ def without_marks(asked: Asked) -> Asked:
         asked,
         messages=tuple(map(bare, asked.messages)),
         system=tuple(map(unmarked, asked.system)),
-        tools=tuple(replace(tool, cache="") for tool in asked.tools),
+        tools=tuple(replace(closed(tool), cache="") for tool in asked.tools),
     )
+
+
+def closed(tool: Tool) -> Tool:
+    return replace(tool, schema=strict_schema(tool.schema, "")) if tool.strict and tool.schema is not None else tool
 
 
 def speaker_at(row: dict[str, Any]) -> Any:

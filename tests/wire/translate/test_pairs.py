@@ -463,7 +463,7 @@ PATHS: Final[dict[str, DialectId]] = {
     "/chat/completions": "openai_chat", "/v1/messages": "anthropic", "enerateContent": "gemini",
 }  # fmt: skip
 REFUSED: Final[dict[DialectId, set[str]]] = {
-    "openai_chat": {"messages.parts", "messages", "top_k"},
+    "openai_chat": {"messages.parts", "messages", "top_k", "tools.parameters.$defs.TreeNode.required"},
     "anthropic": {
         "messages", "messages.detail", "response_format", "presence_penalty",
         "response_format.properties.metadata.additionalProperties", "response_format.properties.pet.oneOf",

@@ -46,6 +46,7 @@ from .conversation import (
     Untranslatable,
 )
 from .openai_read import AUDIO_TYPES, UNNAMED_FILE, UNNAMED_FORMAT
+from .openai_schema import strict_schema
 
 __all__ = ["PATH", "tool_id", "write_request"]
 
@@ -154,7 +155,7 @@ def _tool(tool: Tool, at: str) -> dict[str, Any]:
     if tool.description:
         function["description"] = tool.description
     if tool.schema is not None:
-        function["parameters"] = tool.schema
+        function["parameters"] = strict_schema(tool.schema, f"{at}.parameters") if tool.strict else tool.schema
     if tool.strict is not None:
         function["strict"] = tool.strict
     return {"type": "function", "function": function}
@@ -187,7 +188,8 @@ def _format(asked: Asked) -> dict[str, Any]:
     name = format_.name or UNNAMED_FORMAT
     if _NAME.fullmatch(name) is None:
         raise Untranslatable("format.name", f"{name!r} is not 1 to 64 letters, digits, dashes and underscores")
-    inner: dict[str, Any] = {"name": name, "schema": format_.schema}
+    schema = strict_schema(format_.schema, "format.schema") if format_.strict else format_.schema
+    inner: dict[str, Any] = {"name": name, "schema": schema}
     if format_.description:
         inner["description"] = format_.description
     if format_.strict is not None:
