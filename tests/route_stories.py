@@ -24,7 +24,14 @@ def candidate(rung: str, target: tuple[str, str] | None, verdict: str, **more: A
 
 def decided(rung: str, why: str, *candidates: Mapping[str, Any], route: str = "fast", **more: Any) -> str:
     """The stored decision of an attempt."""
-    head = {"rung": rung, "why": why, "route": route, "candidates": candidates, "propensity": 1}
+    head = {
+        "rung": rung,
+        "why": why,
+        "route": route,
+        "asked": "chat_completions",
+        "candidates": candidates,
+        "propensity": 1,
+    }
     return json.dumps({**head, "cache": {"asked": True, "found": "nothing"}, **more})
 
 

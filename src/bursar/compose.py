@@ -243,7 +243,7 @@ def embedder_of(client: HttpClient) -> EmbedderOf:
         if colon:
             try:
                 return FunctionEmbedder(getattr(import_module(module), function), id=name)
-            except (ImportError, AttributeError) as error:
+            except Exception as error:  # noqa: BLE001 - the user's own code: whatever it raises, it is not there
                 raise ConfigError(f"cache: semantic: embed: {name} cannot be loaded: {error}") from None
         return LocalEmbedder() if name == "local" else NgramEmbedder()
 
@@ -324,12 +324,14 @@ def routes_of(settings: Settings, providers: Mapping[str, ProviderRule]) -> Rout
     except ValueError as error:
         raise ConfigError(str(error)) from None
     for route in routes.all:
-        for index, rung in enumerate(route.rungs):
-            if rung.provider and rung.provider not in providers:
+        asked = {f"rungs[{index}]": rung.provider for index, rung in enumerate(route.rungs)}
+        if route.cache is not None and (semantic := route.cache.semantic) is not None:
+            for field, name in (("embed", semantic.embed), ("judge", semantic.judge)):
+                asked[f"cache.semantic.{field}"] = name.partition("/")[0] if "/" in name else ""
+        for field, provider in asked.items():
+            if provider and provider not in providers:
                 known = ", ".join(sorted(providers))
-                raise ConfigError(
-                    f"routes.{route.name}.rungs[{index}]: provider {rung.provider!r} is not known; known are {known}"
-                )
+                raise ConfigError(f"routes.{route.name}.{field}: provider {provider!r} is not known; known are {known}")
     return routes
 
 

@@ -165,8 +165,16 @@ def _check_alerts(raw: Mapping[str, Any]) -> None:
 
 def _check_routes(raw: Mapping[str, Any]) -> None:
     from bursar.core.route_fields import parse_routes
+    from bursar.wire.canonical import volatile_pattern
 
-    parse_routes(raw)
+    for route in parse_routes(raw).all:
+        for pattern in route.cache.volatile if route.cache is not None else ():
+            try:
+                volatile_pattern(pattern)
+            except ValueError as error:
+                raise ValueError(f"routes.{route.name}.cache.volatile: {error}") from None
+            except ImportError:
+                return  # an agent's own process, without the gateway: it reads no requests by them
 
 
 _SECTIONS: Final[Mapping[str, Callable[[Mapping[str, Any]], None]]] = {

@@ -185,7 +185,6 @@ class _Server:
                 "%d attempts were under way when the last server stopped: their estimates are charged", expired
             )
         self._rulebook = make_rulebook(self._data, self._settings, _all_budgets(self._settings, file))
-        self._open_cache()
         self._books = AsyncBooks(file, wait_s=self._settings.budget_wait_s)
         server = self._settings.server
         client = ProviderClient(
@@ -194,6 +193,8 @@ class _Server:
             call_timeout_s=server.call_timeout_s,
             answer_bytes_max=server.answer_bytes_max,
         )
+        self._embedders = embedder_of(client)
+        self._open_cache(self._rulebook)
         keys = KeyCache(KeyStore(file, now_us), file)
         receiver = Receiver(lambda: self._rulebook, keys, self._traces)
         otlp = OtlpHttp(receiver)
@@ -218,7 +219,7 @@ class _Server:
             self._metrics,
             self._claims,
             self._tallies,
-            Routing(self._health, states, self._cache, self._similar_answers, embedder_of(client)),
+            Routing(self._health, states, self._cache, self._similar_answers, self._embedders),
         )
         self._alerts = AlertWorker(
             self._open_books,
@@ -289,12 +290,14 @@ class _Server:
                 "their estimates"
             )
 
-    def _open_cache(self) -> None:
-        """The store of the cache, once there is a route that keeps something. Raises ConfigError."""
-        for route in self._rulebook.routes.all:
-            if route.cache is not None and route.cache.semantic is not None:
+    def _open_cache(self, rulebook: Rulebook) -> None:
+        """The store of the cache, once there is a route that keeps something, and what makes its vectors. Raises ConfigError."""
+        for route in rulebook.routes.all:
+            if route.cache is not None and (semantic := route.cache.semantic) is not None:
                 self._similar_answers()
-        if self._cache.store is None and any(route.cache is not None for route in self._rulebook.routes.all):
+                if "/" not in semantic.embed:
+                    self._embedders(semantic.embed, None, ())
+        if self._cache.store is None and any(route.cache is not None for route in rulebook.routes.all):
             self._cache.store = open_cache(self._data, self._settings)
 
     def _similar_answers(self) -> Similar:
@@ -413,10 +416,10 @@ class _Server:
         try:
             settings = load_settings(config)
             check_address(settings)
-            self._rulebook = make_rulebook(self._data, settings, _all_budgets(settings, self._books.file))
-            self._open_cache()
+            rulebook = make_rulebook(self._data, settings, _all_budgets(settings, self._books.file))
+            self._open_cache(rulebook)
             self._alerts.use(alert_settings_of(settings))
-            self._current = settings
+            self._rulebook, self._current = rulebook, settings
         except ConfigError as error:
             self._metrics.config_errors += 1
             _log.error("the new configuration is not used: %s", error)

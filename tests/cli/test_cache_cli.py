@@ -83,7 +83,7 @@ def test_stats_for_people(run: Run) -> None:
     assert ["Tools", "tool", "2", "40.0%", "$0.0100"] in lines
     assert ["Tools", "missed", "3"] in lines
     assert "Net saved $0.0100" in result.stdout
-    assert "file: 3 kept" in result.stdout
+    assert "sqlite: 3 kept, 1.2 kB of 500.0 MB" in result.stdout
     assert "unknown" not in result.stdout
 
 
@@ -103,9 +103,13 @@ def test_stats_for_machines(run: Run) -> None:
     ]
     assert (answer["avoided_usd"], answer["net_saved_usd"]) == ("0.01", "0.01")
     (store,) = answer["stores"]
-    assert (store["store"], store["entries"], store["evicted"]) == ("file", 3, 0)
+    assert (store["store"], store["entries"], store["evicted"]) == ("sqlite", 3, 0)
     answer = json.loads(run("stats", "--json", "--where", "user=a").stdout)
     assert answer["avoided_usd"] == "0.005"
+    options = run("stats", "--help").stdout
+    assert "--since" in options
+    assert "--csv" not in options
+    assert "--limit" not in options
     for asked in (("--csv",), ("--limit", "3"), ("--where", "x=y"), ("--since", "soon")):
         assert run("stats", *asked).exit_code == 2
 
@@ -128,7 +132,7 @@ def test_clearing_what_is_described(run: Run, data: Path, said: tuple[str, ...],
     result = run("clear", *said, "--json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
-    assert answer == {"removed": 3 - left, "stores": [{"store": "file", "removed": 3 - left}]}
+    assert answer == {"removed": 3 - left, "stores": [{"store": "sqlite", "removed": 3 - left}]}
     assert kept(data) == left
 
 
@@ -150,6 +154,7 @@ def test_saying_nothing_or_too_much_is_asked_wrongly(run: Run, said: tuple[str, 
     result = run("clear", *said)
     assert result.exit_code == 2
     assert "--all" in result.output
+    assert ("give one or the other" in result.output) == (said[1:] == ("--tag", "x"))
 
 
 def test_a_damaged_file_is_told_and_the_rest_of_the_report_stays(run: Run, data: Path) -> None:

@@ -76,7 +76,7 @@ def test_rungs_that_cannot_be_asked_are_noted(tmp_path: Path, monkeypatch: pytes
     """A rung without a key, or without a price, is named; so is a cache that cannot be opened."""
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-x")
-    text = "routes:\n  fast:\n    rungs: [openai/gpt-4o-mini, anthropic/claude-haiku-4-5, openai/no-such-model, stale]\n    cache: true\n"
+    text = "routes:\n  fast:\n    rungs: [openai/gpt-4o-mini, anthropic/claude-haiku-4-5, openai/no-such-model, stale]\n    cache: {stale: 1d}\n"
     (tmp_path / "bursar.yaml").write_text(text, encoding="utf-8")
     found = {(each["check"], each["text"]) for each in _findings(tmp_path)[1]}
     texts = [text for check, text in found if check == "routes"]
@@ -84,3 +84,42 @@ def test_rungs_that_cannot_be_asked_are_noted(tmp_path: Path, monkeypatch: pytes
     assert any("ANTHROPIC_API_KEY is not set" in text for text in texts)
     assert any("no-such-model has no price" in text for text in texts)
     assert ("cache", "sqlite, up to 500 MB") in found
+
+
+def test_what_similar_questions_are_compared_with_must_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each route: a local model that is not installed, a function that is nowhere or fails, a provider without a key or
+    unknown, a judge like that. The rest of the cache is fine."""
+    pytest.importorskip("numpy")
+    monkeypatch.setattr("bursar.adapters.embedders.local_model", lambda: None)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("MISTRAL_API_KEY", "x")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "fails_at_import.py").write_text("raise RuntimeError('no weights')\n", encoding="utf-8")
+    policies = {
+        "a": "embed: local",
+        "b": "embed: 'no_such_module:embed'",
+        "c": "embed: 'fails_at_import:embed'",
+        "d": "embed: openai/text-embedding-3-small",
+        "e": "embed: nowhere/model",
+        "f": "verify: judge, judge: openai/gpt-5-mini",
+        "g": "embed: ngrams",
+        "h": "embed: mistral/mistral-embed",
+    }
+    routes = "".join(
+        f"  {name}: {{rungs: [openai/gpt-4o-mini], cache: {{semantic: {{{policy}}}}}}}\n"
+        for name, policy in policies.items()
+    )
+    (tmp_path / "bursar.yaml").write_text(f"routes:\n{routes}", encoding="utf-8")
+    code, found = _findings(tmp_path)
+    texts = [each["text"] for each in found if each["check"] == "cache" and each["state"] == "problem"]
+    assert code == 1
+    assert [text.partition(" gives")[0] for text in texts] == [f"route {name}" for name in "abcdef"]
+    for text, part in zip(
+        texts,
+        ("pip install", "no_such_module", "no weights", "OPENAI_API_KEY is not set", "'nowhere' is not known", "judge"),
+        strict=True,
+    ):
+        assert part in text
+    assert ("ok", "sqlite, up to 500 MB") in {(each["state"], each["text"]) for each in found}

@@ -26,10 +26,11 @@ Run = Callable[..., Result]
 
 
 class Running:
-    """What the data directory says of the running server."""
+    """What the data directory says of the running server, and of the configuration."""
 
     def __init__(self) -> None:
         self.about: dict[str, Any] | None = None
+        self.routes: dict[str, Any] = {}
 
     def server(self) -> dict[str, Any] | None:
         return self.about
@@ -61,6 +62,7 @@ def run(ledger: MemoryLedger, running: Running, monkeypatch: pytest.MonkeyPatch)
     compose = types.ModuleType("bursar.compose")
     monkeypatch.setattr(compose, "open_queries", open_queries, raising=False)
     monkeypatch.setattr(compose, "open_data", lambda _path: running, raising=False)
+    monkeypatch.setattr(compose, "settings_of", lambda data: data, raising=False)
     monkeypatch.setitem(sys.modules, "bursar.compose", compose)
 
     def invoke(*arguments: str, width: int = 130) -> Result:
@@ -147,9 +149,38 @@ def test_the_breakers_of_a_running_server(run: Run, running: Running) -> None:
         assert "how its breakers stand is not known" in run().stdout
 
 
+def test_a_route_that_is_not_there(run: Run, running: Running, ledger: MemoryLedger) -> None:
+    """It is named, with those that are set up or have calls; one without calls is no mistake."""
+    running.routes = {"slow": [], "\x1b[31m": []}
+    for options in ((), ("--json",), ("--csv",)):
+        wrong = run("nosuch", *options)
+        assert (wrong.exit_code, wrong.stdout) == (1, "")
+        assert "there is no route 'nosuch'; known are \N{REPLACEMENT CHARACTER}[31m, fast, slow" in wrong.stderr
+    assert (run("slow").exit_code, "No call on route slow matches." in run("slow").stdout) == (0, True)
+    assert "No call on route fast matches." in run("fast", "--until", "2020-01-01").stdout
+    running.routes |= {f"r{number:02d}": [] for number in range(30)}
+    assert run("nosuch").stderr.rstrip().endswith(", r17, and 13 more")
+    running.routes.clear()
+    ledger.connection.execute("DELETE FROM attempt")
+    assert "none is set up under `routes:`" in run("nosuch").stderr
+
+
+def test_what_was_summed_up_is_said(run: Run, ledger: MemoryLedger) -> None:
+    """Sums have no route: how many attempts they are of stands at the end."""
+    assert json.loads(run("--json").stdout)["rolled_up_attempts"] == 0
+    assert "retention" not in run().stdout
+    ledger.rollup(rung="primary", attempts=1_200)
+    ledger.rollup(attempts=7)
+    words = "1,200 attempts older than the retention are in no figure"
+    assert words in run().stdout
+    assert words in run("--csv").stderr
+    assert json.loads(run("--json").stdout)["rolled_up_attempts"] == 1_200
+    assert "retention" not in run("--since", "2026-01-01").stdout
+
+
 def test_nothing_to_show(run: Run, ledger: MemoryLedger) -> None:
     """No route matches, or the ledger is empty; a question that cannot be asked names its option."""
-    assert "No call on a route matches." in run("other").stdout
+    assert "No call on a route matches." in run("--where", "team=nobody").stdout
     assert "5 calls" in run("fast").stdout
     wrong = run("--where", "model=x")
     assert (wrong.exit_code, "--where" in wrong.stderr) == (2, True)

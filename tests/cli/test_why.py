@@ -97,8 +97,37 @@ def test_an_attempts_id_tells_why_it_was_made(ledger: MemoryLedger, run: Run) ->
     """The call is told all the same."""
     fallback(ledger)
     text = run(f"{CALL}.1").stdout
-    assert "Why: the first rung of its route took it." in text
+    assert "Why: it is the first rung of its route." in text
     assert "Answered by groq" in text
+
+
+def test_what_the_client_asked_for_is_not_what_a_provider_was_sent(ledger: MemoryLedger, run: Run) -> None:
+    """An attempt in another dialect has the operation of that; where the client's is not known, none is named."""
+    primary(ledger, CALL, operation="messages")
+    assert "asked for fast, chat_completions, on route fast" in run(CALL).stdout
+    unsaid = {"route": "fast", "candidates": []}
+    primary(ledger, "before", operation="messages", decision=json.dumps(unsaid))
+    assert "asked for fast, on route fast" in run("before").stdout
+    hit(ledger, "from-cache", operation="messages", decision=json.dumps(unsaid))
+    assert "asked for fast, messages, on route fast" in run("from-cache").stdout
+
+
+def test_a_call_that_nobody_answered(ledger: MemoryLedger, run: Run) -> None:
+    """What was left of its route was not tried; nothing took it."""
+    one, other = candidate("primary", GPT, "taken"), candidate("stale", None, "not needed")
+    primary(ledger, CALL, status="error", http_status=503, decision=decided("primary", "asked", one, other))
+    text = run(CALL).stdout
+    assert "Why: it is the first rung of its route." in text
+    assert _line(text, "stale").split() == ["stale", "not", "tried"]
+
+
+def test_rungs_that_were_not_tried_say_why(ledger: MemoryLedger, run: Run) -> None:
+    skipped = candidate("begun", None, "not tried", why="nothing of it left")
+    primary(ledger, CALL, decision=decided("last", "retry: it failed before: server", skipped,
+                                           candidate("last", GPT, "taken")))  # fmt: skip
+    text = run(CALL).stdout
+    assert "not tried: nothing of it left" in _line(text, "begun")
+    assert "Why: retry: it failed before: server." in text
 
 
 def test_a_hit_says_what_it_spared(ledger: MemoryLedger, run: Run) -> None:
@@ -109,6 +138,57 @@ def test_a_hit_says_what_it_spared(ledger: MemoryLedger, run: Run) -> None:
     assert "Why: the cache had an answer, so nobody was asked." in text
     assert "Cache: exact, 1m 15s old; it would have cost $0.0042, which is not part of any spend." in text
     assert "kept (exact)" in text
+
+
+@pytest.mark.parametrize(
+    ("tier", "said", "words"),
+    [
+        (
+            "semantic",
+            {"found": "similar", "age_s": 180, "similar": "served: 0 of 312 were wrong at similarity 0.97"},
+            "semantic, 3m 00s old; served: 0 of 312 were wrong at similarity 0.97; it would have cost $0.0042",
+        ),
+        ("stale", {"found": "stale", "age_s": 90}, "stale, 1m 30s old; it would have cost $0.0042"),
+        (
+            "coalesced",
+            {"found": "coalesced", "similar": "declined: numbers differ (30 / 60)"},
+            "coalesced; similar questions: declined: numbers differ (30 / 60); it would have cost $0.0042",
+        ),
+    ],
+)
+def test_a_hit_says_on_what_evidence(
+    ledger: MemoryLedger, run: Run, tier: str, said: dict[str, Any], words: str
+) -> None:
+    """A similar question's answer with what spoke for it, every answer with its age where that is known."""
+    hit(ledger, CALL, cache=tier, decision=decided("cached", "kept", cache={"asked": True, **said}))
+    assert f"Cache: {words}" in " ".join(run(CALL).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("note", "words"),
+    [
+        (
+            {"marks": ["tools", "system", "turn"], "ttl": "5m", "expected_nanousd": 8_387_360, "chance_permille": 733,
+             "read_tokens": 4_702, "shared_bytes": 9, "diverged_at": "messages[2].content:21"},
+            ("marked behind the tools, the system text and the last turn, to be kept for five minutes, expected to gain "
+             "$0.0084, 73.3 % likely to come again in time, 4,702 tokens should be there already. It parts from the prompt "
+             "before it at messages[2].content, byte 21."),
+        ),
+        (
+            {"marks": ["turn"], "ttl": "1h", "expected_nanousd": 10, "chance_permille": 1000, "read_tokens": 0},
+            ("marked behind the last turn, to be kept for an hour, expected to gain $0.000000010, 100 % likely to come "
+             "again in time."),
+        ),
+        ({"marks": [], "why": "the client set 1 mark itself"}, "no mark is set: the client set 1 mark itself."),
+        ({"key": True}, "it was given a key of its thread."),
+    ],
+)  # fmt: skip
+def test_what_was_done_for_the_providers_cache(
+    ledger: MemoryLedger, run: Run, note: dict[str, Any], words: str
+) -> None:
+    """The marks with what they are expected to gain, or why there is none; and where the prompt parted from the one before."""
+    primary(ledger, CALL, decision=decided("primary", "asked", candidate("primary", GPT, "taken"), prompt_cache=note))
+    assert f"Prompt cache: {words}" in " ".join(run(CALL).stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -199,6 +279,14 @@ def test_a_call_that_is_not_there(ledger: MemoryLedger, run: Run) -> None:
     assert several.stderr.splitlines()[1:3] == ["  abcdef00", "  abcdef01"]
     assert several.stderr.splitlines()[-1] == "  ..."
     assert run(CALL, "--tz", "Mars").exit_code == 2
+
+
+def test_an_empty_ledger_has_no_last_call(run: Run) -> None:
+    """It does not ask for what was just asked."""
+    missing = run("last")
+    assert missing.exit_code == 1
+    assert "no call is in the ledger" in missing.stderr
+    assert "bursar why last" not in missing.stderr
 
 
 def test_times_are_in_the_zone_asked_for(ledger: MemoryLedger, run: Run) -> None:

@@ -85,7 +85,9 @@ def test_routes(ledger: MemoryLedger) -> None:
     (route,) = body["routes"]
     assert [(rung["rung"], rung["calls"]) for rung in route["rungs"]] == [("cached", 1), ("fallback", 1)]
     assert (route["calls"], route["causes"], body["more_rungs"]) == (2, {"overload": 1}, 1)
-    assert _get(ledger, "/api/v1/routes", "route=other")[1] == {"routes": [], "more_rungs": 0}
+    assert _get(ledger, "/api/v1/routes", "route=other")[1] == {
+        "routes": [], "more_rungs": 0, "rolled_up_attempts": 0,
+    }  # fmt: skip
 
 
 def test_the_description_of_calls_and_routes_is_true(ledger: MemoryLedger) -> None:
@@ -93,13 +95,16 @@ def test_the_description_of_calls_and_routes_is_true(ledger: MemoryLedger) -> No
     schemas = _get(ledger, "/api/v1/openapi.json")[1]["components"]["schemas"]
     fallback(ledger)
     budget = {"name": "b", "subject": "", "window": "day", "unit": "usd", "share": 5, "left": 7, "changed": ["effort"]}
-    ledger.attempt(call_id="other", cost_nanousd=None, decision=json.dumps({"budget": budget}))
+    note = {"marks": ["system"], "ttl": "5m", "expected_nanousd": 5, "chance_permille": 600, "read_tokens": 0}
+    stored = {"budget": budget, "prompt_cache": note}
+    ledger.attempt(call_id="other", cost_nanousd=None, decision=json.dumps(stored))
     for name in (CALL, "other"):
         _, call = _get(ledger, f"/api/v1/calls/{name}")
         _check(call, schemas["Call"], schemas, name)
         assert set(call) == _named(schemas["Call"], schemas)
         assert set(call["attempts"][0]) == _named(schemas["CallAttempt"], schemas)
     assert set(call["budget"]) == _named(schemas["CallBudget"], schemas)
+    assert set(call["prompt_cache"]) == _named(schemas["CallPromptCache"], schemas)
     _, call = _get(ledger, f"/api/v1/calls/{CALL}")
     assert set(call["candidates"][0]) == _named(schemas["Candidate"], schemas)
     assert set(call["cache"]) == set(schemas["Call"]["properties"]["cache"]["properties"])

@@ -85,6 +85,30 @@ async def test_the_last_one_under_a_key_counts(store: CacheStore) -> None:
     assert (await store.use()).entries == 1
 
 
+async def test_what_was_asked_earlier_does_not_replace_it(store: CacheStore) -> None:
+    """A slow call lands after a later one: whoever asks then is given what the later one got, also while the slow one waits to be
+    written, and whatever time it has left. Where both were asked at once the last one counts."""
+    asked = now_us()
+    await keep(store, an_entry("a", body=b"later", tags=("t",), stored_us=asked))
+    for late in (
+        an_entry("a", body=b"earlier", stored_us=asked - 1),
+        an_entry("a", body=b"earlier", tags=("t",), stored_us=asked - 1),
+        an_entry("a", body=b"earlier", stored_us=asked - 1, stale_us=now_us() - 1),
+    ):
+        await store.put(late)
+        for _ in range(2):
+            found = await store.get("a", now_us())
+            assert found is not None
+            assert found.body == b"later"
+            await store.remove(key="nothing has this key")
+    assert (await store.use()).entries == 1
+    await keep(store, an_entry("a", body=b"as late", stored_us=asked))
+    found = await store.get("a", now_us())
+    assert found is not None
+    assert found.body == b"as late"
+    assert await store.remove(tag="t") == 0
+
+
 async def test_all_that_is_said_must_describe_what_goes(store: CacheStore) -> None:
     """A key, a tag, a tenant, a route, or several of them; how many went is told."""
     for key, tenant, route, tags in [

@@ -169,15 +169,40 @@ def test_retry_after_is_kept_to_the_microsecond() -> None:
     assert it.verdict(T + 2 * S).until_us == T + 21 * S, "another failure does not shorten it, nor lengthen it"
 
 
+def test_what_the_provider_asked_for_makes_no_later_opening_longer() -> None:
+    """Ten times it asked for a second, and was well again: two failures then leave it alone for the base time."""
+    it = breaker()
+    for number in range(10):
+        at = T + number * 20 * S
+        fail(it, at, cause="rate_limit", wait=1.0)
+        answer(it, at + 2 * S)
+    at = T + 210 * S
+    fail(it, at)
+    fail(it, at + 1)
+    assert it.verdict(at + 2).until_us == at + 1 + 30 * S
+
+
+def test_every_opening_is_counted_also_after_it_was_well_for_long() -> None:
+    """Whoever is told of openings compares counts."""
+    it = breaker()
+    counts = [it.opened]
+    for at in (T, T + 10_000 * S, T + 20_000 * S):
+        fail(it, at)
+        fail(it, at)
+        answer(it, at + 60 * S)
+        counts.append(it.opened)
+    assert counts == [0, 1, 2, 3]
+
+
 def test_many_refusals_at_once_are_one_opening() -> None:
-    """A hundred calls under way are all told to wait: that is one time in a row, and the next is not the hundredth."""
+    """A hundred calls under way are all told to wait: that is one time, and the next time of its own is its first."""
     it = breaker(in_a_row=1, open_s=10, open_s_max=600)
     for _ in range(100):
         fail(it, T, began=T - S, cause="rate_limit", wait=1)
     assert it.opened == 1
     it.probing(T + S)
     fail(it, T + S)
-    assert it.verdict(T + S).until_us == T + S + 15 * S
+    assert it.verdict(T + S).until_us == T + S + 10 * S
 
 
 def test_dear_answers_that_come_after_it_opened_do_not_open_it_again() -> None:
@@ -317,7 +342,7 @@ class Machine(RuleBasedStateMachine):
         if began < self.opened_at:
             assert self.it.verdict(self.now) == was
         if self.it.opened > before:
-            seconds = min(OPEN_S * 1.5 ** (self.it.opened - 1), OPEN_MAX_S)
+            seconds = min(OPEN_S * 1.5 ** (self.it._times - 1), OPEN_MAX_S)
             assert 0.9 * seconds * S - 1 <= self.it.verdict(self.now).until_us - self.now <= 1.1 * seconds * S + 1
         self.opens(before)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -48,12 +49,35 @@ def test_without_rungs_it_is_what_the_client_asked_for() -> None:
 
 
 def test_words_are_rungs() -> None:
-    found = one({"rungs": ["asked", "cached", {"model": "stale", "when": "server"}, "refuse"], "cache": True})
+    rungs = ["asked", "cached", {"model": "stale", "when": "server"}, "refuse"]
+    found = one({"rungs": rungs, "cache": {"stale": "1h"}})
     assert [(rung.name, rung.kind) for rung in found.rungs] == [
         ("primary", "model"), ("cached", "cached"), ("stale", "stale"), ("refuse", "refuse"),
     ]  # fmt: skip
     assert found.rungs[2].when == {"server"}
     assert not found.cache_first
+    assert one({"rungs": ["cached", "asked"], "cache": True}).cache_first
+
+
+@pytest.mark.parametrize(
+    ("names", "before"),
+    [
+        (["*", "claude-*"], "*"),
+        (["gpt-*", "a*", "gpt-5*-[ab]"], "gpt-*"),
+        (["claude-*", "*"], ""),
+        (["*-mini", "gpt-*"], ""),
+        (["?", "*"], ""),
+        (["*", "claude"], ""),
+    ],
+)
+def test_a_pattern_behind_one_that_takes_all_of_its_models_is_an_error(names: list[str], before: str) -> None:
+    """A name comes before every pattern, patterns in their order."""
+    routes = {name: {"cache": True} for name in names}
+    if not before:
+        assert len(parse_routes(routes).all) == len(names)
+        return
+    with pytest.raises(ValueError, match=re.escape(f"routes.{names[-1]}: {before} stands before it")):
+        parse_routes(routes)
 
 
 def test_what_a_rung_does_not_say_its_route_says() -> None:
@@ -132,7 +156,7 @@ def test_a_cache_is_as_long_as_it_says() -> None:
 WRONG: tuple[tuple[Any, str, str], ...] = (
     # the spec, where the error is, and what is in its text
     (5, "routes.fast", "expected keys with values, not int"),
-    (None, "routes.fast", "expected keys with values"),
+    (None, "routes.fast", "it says nothing: write its rungs"),
     ([], "routes.fast.rungs", "write a list"),
     ({"rungs": "openai/a"}, "routes.fast.rungs", "write a list"),
     ({"rungs": {}}, "routes.fast.rungs", "write a list"),
@@ -177,6 +201,8 @@ WRONG: tuple[tuple[Any, str, str], ...] = (
     ({"retries": "150%"}, "routes.fast.retries", "'150%' is more than the whole"),
     ({"retries": "some"}, "routes.fast.retries", "'some' is no share: write a percentage"),
     ({"budget_at": "0%"}, "routes.fast.budget_at", "'0%' is no share"),
+    ({"budget_at": "180%"}, "routes.fast.budget_at", "'180%' is more than the whole"),
+    ({"rungs": ["stale"], "cache": {"ttl": "1h"}}, "routes.fast.rungs[0]", "say how long with cache: {stale: 1d}"),
     ({"hedge": "p95"}, "routes.fast.hedge", "expected keys with values"),
     ({"hedge": {"when": "p95"}}, "routes.fast.hedge.when", "unknown key 'when'"),
     ({"hedge": {"after": "early"}}, "routes.fast.hedge.after", "'early' is no duration"),
@@ -201,8 +227,8 @@ WRONG: tuple[tuple[Any, str, str], ...] = (
     ({"cache": {"semantic": {"errors": "30%"}}}, "routes.fast.cache.semantic.errors", "from 0.1% to 20%"),
     ({"cache": {"semantic": {"errors": "0"}}}, "routes.fast.cache.semantic.errors", "from 0.1% to 20%"),
     ({"cache": {"semantic": {"embed": "gpt"}}}, "routes.fast.cache.semantic.embed", "'gpt': write ngrams, local, provider/model"),
-    ({"cache": {"semantic": {"verify": "judge"}}}, "routes.fast.cache.semantic.judge", "a judge is a model"),
-    ({"cache": {"semantic": {"judge": "openai/j"}}}, "routes.fast.cache.semantic.judge", "needs verify: judge"),
+    ({"cache": {"semantic": {"verify": "judge"}}}, "routes.fast.cache.semantic.judge", "add judge: openai/gpt-5-mini"),
+    ({"cache": {"semantic": {"judge": "openai/j"}}}, "routes.fast.cache.semantic.judge", "add verify: judge"),
     ({"cache": {"semantic": {"judge": "j"}}}, "routes.fast.cache.semantic.judge", "'j': write provider/model"),
 )  # fmt: skip
 

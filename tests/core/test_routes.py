@@ -35,7 +35,7 @@ def opened(until_us: int, *, exact: bool = False) -> Standing:
 
 def choose(it: Route, *standings: Standing | None, stale: bool = False) -> tuple[int | None, bool, int]:
     known = {index: each for index, each in enumerate(standings) if each is not None}
-    found = pick(it, range(len(it.rungs)), known, has_stale=stale)
+    found = pick(it, range(len(it.rungs)), known.__getitem__, has_stale=stale)
     return found.index, found.panic, found.wait_us
 
 
@@ -52,14 +52,14 @@ def test_the_first_rung_that_stands_well_is_taken() -> None:
 
 
 def test_a_probe_is_a_taken_rung() -> None:
-    found = pick(route("a", "b"), [0, 1], {0: Standing(PROBE), 1: GOOD}, has_stale=False)
+    found = pick(route("a", "b"), [0, 1], {0: Standing(PROBE), 1: GOOD}.__getitem__, has_stale=False)
     assert (found.index, found.probe, found.panic) == (0, True, False)
 
 
 def test_why_others_were_passed_over_is_said() -> None:
     dear = rung("b", cap=10)
     found = pick(
-        route("a", dear, "c"), [0, 1, 2], {0: opened(9), 1: Standing(CLOSED, expected=NanoUSD(11)), 2: GOOD},
+        route("a", dear, "c"), [0, 1, 2], [opened(9), Standing(CLOSED, expected=NanoUSD(11)), GOOD].__getitem__,
         has_stale=False,
     )  # fmt: skip
     assert found.index == 2
@@ -70,6 +70,21 @@ def test_why_others_were_passed_over_is_said() -> None:
 def test_a_price_above_the_cap_is_passed_over_and_an_unknown_one_is_not(expected: int | None, taken: int) -> None:
     standing = Standing(CLOSED, expected=None if expected is None else NanoUSD(expected))
     assert choose(route(rung("a", cap=10), "b"), standing, GOOD)[0] == taken
+
+
+def test_a_rung_for_a_cause_is_for_no_other() -> None:
+    """An open breaker has a cause too: that of the failures which opened it."""
+    only = rung("b", "context")
+    assert choose(route("a", only), GOOD, GOOD) == (0, False, 0)
+    assert choose(route("a", only, "c"), Standing(CLOSED, barred="no key"), GOOD, GOOD) == (2, False, 0)
+    assert choose(route("a", only), opened(9), GOOD) == (0, True, 0)
+    limited = Standing(Verdict("open", "w", 9, cause="rate_limit"))
+    assert choose(route("a", only, rung("c", "rate_limit")), limited, GOOD, GOOD) == (2, False, 0)
+    dear = Standing(CLOSED, expected=NanoUSD(11))
+    assert choose(route(rung("a", cap=10), rung("b", "cost")), dear, GOOD) == (1, False, 0)
+    found = pick(route(only), [0], [GOOD].__getitem__, has_stale=False)
+    assert (found.index, found.passed) == (None, {0: "only for context"})
+    assert pick(route(only), [0], [GOOD].__getitem__, has_stale=False, causes=frozenset({"context"})).index == 0
 
 
 def test_when_all_fail_the_one_that_is_tried_next_is_taken_all_the_same() -> None:
@@ -99,7 +114,8 @@ def test_a_refusal_says_when_to_come_again() -> None:
 
 
 verdicts = st.one_of(
-    st.just(CLOSED), st.just(PROBE), st.builds(lambda until, exact: Verdict("open", "w", until, exact), st.integers(1, 99), st.booleans())
+    st.just(CLOSED), st.just(PROBE),
+    st.builds(lambda *open_: Verdict("open", "w", *open_), st.integers(1, 99), st.booleans(), st.sampled_from(sorted(COUNTED))),
 )  # fmt: skip
 standings = st.builds(Standing, verdicts, st.sampled_from(["", "", "no key"]), st.sampled_from([None, 1, 500]))
 rungs = st.builds(
@@ -117,12 +133,23 @@ def test_the_same_values_give_the_same_choice_and_it_is_one_that_may_be(
 ) -> None:
     order = sorted(data.draw(st.sets(st.integers(0, len(it.rungs) - 1))))
     stand = dict(enumerate(known))
-    found = pick(it, order, stand, has_stale=has_stale)
-    assert found == pick(it, list(order), dict(reversed(stand.items())), has_stale=has_stale)
+    causes = data.draw(st.frozensets(st.sampled_from(CAUSES), max_size=2))
+    found = pick(it, order, known.__getitem__, has_stale=has_stale, causes=causes)
+    assert found == pick(it, list(order), stand.__getitem__, has_stale=has_stale, causes=causes)
+
+    def is_meant(index: int) -> bool:
+        """Whether a cause that it is for is known of those before it."""
+        rungs = [each for each in order if each < index and it.rungs[each].kind == "model"]
+        open_ = {stand[each].verdict.cause for each in rungs if not stand[each].barred and is_meant(each)}
+        dear = {
+            "cost" for each in rungs if not stand[each].barred and _dear(it.rungs[each], stand[each]) and is_meant(each)
+        }
+        return not it.rungs[index].when or bool(it.rungs[index].when & (causes | open_ | dear))
+
     if found.index is None:
         assert all(it.rungs[each].kind in ("model", "stale") for each in order)
         assert all(
-            stand[each].barred or stand[each].verdict.exact or _dear(it.rungs[each], stand[each])
+            stand[each].barred or stand[each].verdict.exact or _dear(it.rungs[each], stand[each]) or not is_meant(each)
             for each in order
             if it.rungs[each].kind == "model"
         )
@@ -135,6 +162,7 @@ def test_the_same_values_give_the_same_choice_and_it_is_one_that_may_be(
     if taken.kind == "model":
         standing = stand[found.index]
         assert not standing.barred
+        assert is_meant(found.index)
         assert not _dear(taken, standing)
         assert found.panic == (standing.verdict.state == "open")
         assert not (found.panic and standing.verdict.exact)

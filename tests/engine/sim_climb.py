@@ -20,13 +20,16 @@ from bursar.core.usage import Usage
 from bursar.engine.climb import Climb, Climbed, RouteStates
 from bursar.engine.health import Health, Target
 from bursar.engine.response_cache import NOTHING_KEPT
-from bursar.engine.survey import Kept, Why
+from bursar.engine.survey import Barred, Kept, Why
 
 __all__ = ["SETTLE_S", "Does", "Made", "World", "run"]
 
 T = TypeVar("T")
 SETTLE_S = 0.001
 _T0_US = 1_800_000_000_000_000
+_LOOP_BEGINS_S = 1_000
+START_US = _T0_US + _LOOP_BEGINS_S * 1_000_000
+"""When a world begins, in microseconds."""
 _REFUSAL = Refusal("budget_exceeded", "purse", "", "day", "usd", 1, 1, 0, 1, None)
 
 
@@ -43,7 +46,7 @@ class _Instant(selectors.SelectSelector):
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
-        self.now_s = 1_000.0
+        self.now_s = float(_LOOP_BEGINS_S)
         selector = _Instant()
         super().__init__(selector)
         selector.loop = self
@@ -135,12 +138,12 @@ class Fake:
     def replied(self) -> bool:
         return self.made is not None and self.made.replied
 
-    async def make(self, why: Why, shows: Callable[[], bool]) -> Done:
+    async def make(self, why: Why, leaves: Callable[[], None], shows: Callable[[], bool]) -> Done:
         does, now = self._does, asyncio.get_running_loop().time
         made = self.made = Made(self._index, why, now(), does)
         self._world.made.append(made)
         try:
-            done = await self._make(made, shows)
+            done = await self._make(made, leaves, shows)
         except BaseException:
             # What ``engine.drive`` does: the settlement goes on whatever becomes of this task.
             await asyncio.shield(asyncio.ensure_future(self._settle(made, "cancelled")))
@@ -156,7 +159,7 @@ class Fake:
         assert made.end == "", "settled twice"
         made.end, made.ended_s = end, asyncio.get_running_loop().time()
 
-    async def _make(self, made: Made, shows: Callable[[], bool]) -> Done:
+    async def _make(self, made: Made, leaves: Callable[[], None], shows: Callable[[], bool]) -> Done:
         does = self._does
         await asyncio.sleep(does.hold_s)
         opening = self._world.opening(self._index, made.why)
@@ -167,6 +170,7 @@ class Fake:
         if does.cause == "budget":
             return Settled(opening, None)
         made.left = True
+        leaves()
         if does.hangs:
             await asyncio.sleep(3_600)
         if does.cause == "connect":
@@ -194,10 +198,14 @@ class Fake:
     def retry_after_s(self) -> float | None:
         return self._does.retry_after_s
 
+    @property
+    def passed_over(self) -> str:
+        return "its budget is used too far" if self._does.cause == "budget" else ""
+
     def goes_on(self) -> bool:
         return self._does.goes_on
 
-    def stopping(self, reason: str) -> None:
+    def stopping(self, reason: str, *, failed: bool) -> None:
         if self.made is not None:
             self.made.stopped = self.made.stopped or reason
 
@@ -215,12 +223,15 @@ class World:
     health: Health = field(default_factory=lambda: Health(lambda: 0.5))
     states: RouteStates = field(default_factory=RouteStates)
     made: list[Made] = field(default_factory=list)
+    spent_s: float = 0
+    client_left: bool = False
+    asked: str = "chat_completions"
 
-    def ready(self, index: int) -> Fake | str:
+    def ready(self, index: int) -> Fake | Barred:
         does = self.script[index]
         number = sum(each.index == index for each in self.made)
         found = does[min(number, len(does) - 1)]
-        return found if isinstance(found, str) else Fake(self, index, found)
+        return Barred(found, by_request=True) if isinstance(found, str) else Fake(self, index, found)
 
     def opening(self, index: int, why: Why) -> Opening:
         rung = self.route.rungs[index]
@@ -242,7 +253,12 @@ class World:
             stream=self.stream,
             now_us=self.now_us,
             draw=self.draw,
+            spent_s=self.spent_s,
+            gone=self.gone,
         ).run()
+
+    async def gone(self) -> bool:
+        return self.client_left
 
     def again(self) -> World:
         """The same world at its next call: how targets do is remembered."""

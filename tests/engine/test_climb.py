@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sim_climb import Does, Made, World, run
+from sim_climb import START_US, Does, Made, World, run
 
 from bursar.core.caching import CacheEntry
 from bursar.core.call import Refused
@@ -18,11 +19,13 @@ from bursar.core.failures import CAUSES
 from bursar.core.money import NanoUSD
 from bursar.core.routes import Hedge, Limit, Route, RouteRung
 from bursar.engine.climb import Climbed
+from bursar.engine.ports import ClientGoneError
 from bursar.engine.survey import Kept
 
 OK, FAILS, HANGS = Does(), Does("server"), Does(hangs=True)
 ENTRY = CacheEntry("k", "t", "r", b"{}", "application/json", False, "p", "m", 5, (), "a", 0, 1, 1 << 62)
-FRESH, STALE = Kept(ENTRY, "exact", ENTRY, {}), Kept(None, "exact", ENTRY, {})
+FRESH_ENTRY = replace(ENTRY, expires_us=1 << 61)
+FRESH, STALE = Kept(FRESH_ENTRY, "exact", FRESH_ENTRY, {}), Kept(None, "exact", ENTRY, {})
 
 
 def route(*kinds: str, **more: Any) -> Route:
@@ -189,6 +192,65 @@ def test_a_hung_rung_is_left_in_its_time(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_an_attempt_that_waits_for_its_budget_is_not_late(stream: bool) -> None:
+    """Its provider has not been asked: the time to answer in counts from when it left, and no breaker opens."""
+    limits: dict[str, Any] = {"first_token": Limit(ms=300), "total": Limit(ms=300)}
+    world = World(two(r0=limits), [[Does(hold_s=20.0)], [OK]], stream=stream)
+    assert walk(world)[1] == [(0, "ok")]
+    world = World(two(r0=limits), [[Does(hold_s=20.0, hangs=True)], [OK]], stream=stream)
+    assert walk(world)[1] == [(0, "cancelled"), (1, "ok")]
+    assert told(world) == 20.301
+
+
+def test_a_deadline_ends_what_still_waits_for_its_budget() -> None:
+    """Whoever waited is told that it was a budget; nobody is left alone for it."""
+    world = World(two(deadline_ms=1_000, r1={"when": frozenset({"budget"})}), [[Does(hold_s=20.0)], [OK]])
+    found, made = walk(world)
+    assert (made, found.cause) == ([(0, "cancelled")], "budget")
+    assert "deadline" in found.reason
+    assert world.made[0].left is False
+    assert {each.verdict(START_US).state for each in world.health} == {"closed"}
+
+
+def test_after_waiting_for_its_budget_an_attempt_has_its_share_of_what_is_left() -> None:
+    world = World(two(deadline_ms=1_000), [[Does(hold_s=0.6, hangs=True)], [OK]])
+    assert walk(world)[1] == [(0, "cancelled"), (1, "ok")]
+    assert told(world) == 0.801
+
+
+def test_the_time_that_a_call_has_spent_already_is_not_given_again() -> None:
+    world = World(two(deadline_ms=1_000), [[HANGS], [OK]], spent_s=0.5)
+    assert walk(world)[1] == [(0, "cancelled"), (1, "ok")]
+    assert told(world) == 0.251
+
+
+def test_nothing_more_is_asked_for_a_client_that_has_left() -> None:
+    world = World(two(), [[FAILS], [OK]], client_left=True)
+    with pytest.raises(ClientGoneError):
+        run(world.climb)
+    assert [(each.index, each.end) for each in world.made] == [(0, "error")]
+    assert walk(World(two(), [[OK], [OK]], client_left=True))[1] == [(0, "ok")], "what is under way is not given up"
+
+
+def test_what_a_budget_passed_over_is_no_attempt() -> None:
+    """Nobody was asked: the third rung is the first attempt of one that is allowed."""
+    when = {"when": frozenset({"budget"})}
+    world = World(route("model", "model", "model", attempts_max=1, r1=when, r2=when), [[Does("budget")]] * 2 + [[OK]])
+    found, made = walk(world)
+    assert (made, found.rung) == ([(0, "void"), (1, "void"), (2, "ok")], "r2")
+    assert [(each.why.serial, each.why.number) for each in world.made] == [(1, 1), (2, 1), (3, 1)]
+
+
+def test_what_was_fresh_before_the_attempts_may_be_stale_after_them() -> None:
+    """An answer that is kept says what it is when it is given."""
+    entry = replace(ENTRY, expires_us=START_US + 50_000)
+    for does, tier in ((Does("server", first_s=0.01, whole_s=0.01), "exact"), (FAILS, "stale")):
+        kept = Kept(entry, "exact", entry, {})
+        found, _ = walk(World(route("model", "cached", "stale", retry_share=0), [[does], [], []], kept=kept))
+        assert (found.rung, found.tier) == ("cached" if tier == "exact" else "stale", tier)
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_is_there_and_only_being_settled_is_not_late(stream: bool) -> None:
     """It is paid for: it would be thrown away for the time that the books take."""
     limits: dict[str, Any] = {"first_token": Limit(ms=100), "total": Limit(ms=100)}
@@ -261,6 +323,34 @@ def hedged(script: list[list[Does]], *, stream: bool = True, **more: Any) -> Wor
     world = World(route(*["model"] * len(script), hedge=Hedge(Limit(ms=100), 1_000), **more), script, stream=stream)
     world.states.hedges(world.route).spent(10_000)
     return world
+
+
+def test_a_hedge_waits_as_long_as_the_first_waits_for_its_budget() -> None:
+    world = hedged([[Does(hold_s=5.0, hangs=True)], [OK]])
+    assert walk(world)[1] == [(0, "cancelled"), (1, "ok")]
+    assert told(world) == 5.1
+
+
+def test_no_two_attempts_of_a_call_have_one_number() -> None:
+    """The number of one that never left is free again."""
+    script = [[Does("connect", first_s=0.3)], [Does("server", first_s=0.3)], [OK]]
+    world = hedged(script, attempts_max=5, stream=False)
+    found, made = walk(world)
+    assert made == [(0, "void"), (1, "error"), (2, "ok")]
+    assert [each.why.number for each in world.made] == [1, 2, 1]
+    assert (found.serial, found.number) == (4, 3)
+
+
+def test_a_probe_that_raises_frees_its_place() -> None:
+    world = World(route("model", retry_share=0), [[FAILS, FAILS, Does(raises=True), OK]])
+    for _ in range(2):
+        run(world.climb)
+    (health,) = world.health
+    health.breaker._until_us = 1  # its time is over
+    with pytest.raises(RuntimeError):
+        run(world.climb)
+    assert health.verdict(START_US).state == "probe"
+    assert run(world.climb).cause is None
 
 
 @pytest.mark.parametrize("stream", [False, True])

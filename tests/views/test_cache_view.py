@@ -41,14 +41,44 @@ def test_hits_and_misses_by_tier(ledger: MemoryLedger) -> None:
     ledger.attempt(cache="miss", kind="tool")
     ledger.attempt()
     model, tool = cache_report(ledger).kinds
-    assert (model.kind, model.hits, model.misses, model.lookups, model.share()) == ("model", 4, 2, 6, 0.6667)
+    assert (model.kind, model.hits, model.misses, model.lookups, model.share()) == ("model", 4, 2, 6, 6_667)
     assert [(tier.tier, tier.count, model.share(tier)) for tier in model.tiers] == [
-        ("exact", 3, 0.5),
-        ("semantic", 1, 0.1667),
+        ("exact", 3, 5_000),
+        ("semantic", 1, 1_667),
         ("stale", 1, None),
     ]
-    assert (tool.kind, tool.share(), tool.tiers) == ("tool", 0.5, (Tier("tool", 1, 50, 0),))
+    assert (tool.kind, tool.share(), tool.tiers) == ("tool", 5_000, (Tier("tool", 1, 50, 0),))
     assert cache_report(ledger).avoided_nanousd == 4_250
+
+
+def test_a_stale_answer_is_a_miss_whatever_was_tried_before_it(ledger: MemoryLedger) -> None:
+    """Two rungs were tried, one, or none since their breakers were open: three calls that asked and were not answered in time.
+    What the rung `cached` answers after others failed is one hit, and no miss."""
+    for tried in (2, 1, 0):
+        for number in range(1, tried + 1):
+            ledger.attempt(cache="miss", call_id=f"stale{tried}", number=number, status="error")
+        hit(ledger, "stale", 100, call_id=f"stale{tried}", number=tried + 1)
+    ledger.attempt(cache="miss", call_id="kept", status="error")
+    hit(ledger, "exact", 100, call_id="kept", number=2)
+    (kind,) = cache_report(ledger).kinds
+    assert (kind.lookups, kind.hits, kind.misses) == (4, 1, 3)
+    assert [(tier.tier, tier.count) for tier in kind.tiers] == [("stale", 3), ("exact", 1)]
+    (kind,) = cache_report(ledger, where={"status": "ok"}).kinds  # a part of their attempts: no figure is below zero
+    assert (kind.lookups, kind.hits, kind.misses) == (1, 1, 0)
+
+
+def test_shares_are_rounded_once(ledger: MemoryLedger) -> None:
+    """14 of 41 are 34.15 % of ten thousand parts, and 34.1 % all the same."""
+    for number in range(41):
+        if number < 14:
+            hit(ledger, "exact", 1)
+        else:
+            ledger.attempt(cache="miss")
+    report = cache_report(ledger)
+    (kind,) = report.kinds
+    assert (kind.share(), kind.share(parts=1_000)) == (3_415, 341)
+    assert report.to_json()["kinds"][0]["hit_share"] == 0.3415
+    assert report.to_json()["kinds"][0]["tiers"][0]["share"] == 0.3415
 
 
 def test_unknown_is_counted_and_not_zero(ledger: MemoryLedger) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from bursar.views.asking import BadQuestion
-from bursar.views.routes import RouteFigures, routes
+from bursar.views.routes import RouteFigures, names_of_routes, routes
 from route_stories import GPT, LLAMA, candidate, decided, fallback, hit, primary
 from seeding import NOW, MemoryLedger
 
@@ -90,6 +90,25 @@ def test_time_and_who_it_is_for_narrow_it(ledger: MemoryLedger) -> None:
         assert caught.value.field == "where"
 
 
+def test_what_was_summed_up_is_counted(ledger: MemoryLedger) -> None:
+    """Within the time asked for and for whom; what was on no route is not counted."""
+    ledger.rollup(rung="primary", attempts=40, team="search")
+    ledger.rollup(rung="cached", cache="exact", attempts=2)
+    ledger.rollup(attempts=7)
+    ledger.rollup(rung="cached", cache="tool", kind="tool", attempts=9)
+    assert routes(ledger).rolled_up_attempts == 42
+    assert routes(ledger, where={"team": "search"}).rolled_up_attempts == 40
+    assert routes(ledger, where={"task": "t-1"}).rolled_up_attempts == 0
+    assert routes(ledger, since=NOW - timedelta(days=1)).rolled_up_attempts == 0
+    assert routes(MemoryLedger()).rolled_up_attempts == 0
+
+
+def test_the_names_of_routes(ledger: MemoryLedger) -> None:
+    """Each once, in order."""
+    primary(ledger, "x", decision=decided("primary", "asked", route="a"))
+    assert names_of_routes(ledger) == ("a", "fast")
+
+
 def test_a_model_that_a_budget_put_in_its_place_is_a_line_of_its_own(ledger: MemoryLedger) -> None:
     """Named as it was sent, whatever the provider calls the one that answered, or nobody did."""
     decision = decided("cheaper", "budget all", {"provider": "openai", "model": "gpt-5-nano"}, route="held")
@@ -111,4 +130,4 @@ def test_routes_with_most_calls_come_first_and_rungs_past_a_limit_are_counted(le
         ("big", 7, 1), ("fast", 6, 1),
     ]  # fmt: skip
     assert (report.rung_count, report.more_rungs) == (4, 2)
-    assert routes(MemoryLedger()).to_json() == {"routes": [], "more_rungs": 0}
+    assert routes(MemoryLedger()).to_json() == {"routes": [], "more_rungs": 0, "rolled_up_attempts": 0}

@@ -110,6 +110,24 @@ def test_a_hedge_has_one_winner_and_one_that_was_cancelled(ledger: MemoryLedger,
     assert call.by.step.attempt_id == f"{CALL}.{winner}"
 
 
+def test_what_a_call_without_an_answer_left_was_not_tried(ledger: MemoryLedger) -> None:
+    """What was still to come when its last attempt left; what an answer made needless stays that."""
+    one, other = candidate("primary", GPT, "taken"), candidate("stale", None, "not needed")
+    for name, status in (("failed", "error"), ("left", "cancelled"), ("answered", "ok")):
+        primary(ledger, name, status=status, decision=decided("primary", "asked", one, other))
+    verdicts = [_call(ledger, name).candidates[1].verdict for name in ("failed", "left", "answered")]
+    assert verdicts == ["not tried", "not tried", "not needed"]
+
+
+def test_what_was_under_way_and_left_no_row_was_not_tried(ledger: MemoryLedger) -> None:
+    """A hedge answered while the first attempt waited for its budget, or found no connection."""
+    first, other = candidate("primary", GPT, "running"), candidate("fallback", LLAMA, "hedge")
+    primary(ledger, CALL, rung="fallback", decision=decided("fallback", "hedge", first, other))
+    assert [(each.verdict, each.why) for each in _call(ledger).candidates] == [
+        ("not tried", "it was begun, and nothing of it left"), ("hedge", ""),
+    ]  # fmt: skip
+
+
 def test_a_rung_that_is_tried_again_stands_once(ledger: MemoryLedger) -> None:
     """Both attempts are in its line, and in what it was charged."""
     for number, status in ((1, "error"), (2, "ok")):

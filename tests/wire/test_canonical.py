@@ -12,12 +12,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bursar.wire.canonical import cache_key, digest
+from bursar.wire.canonical import cache_key, digest, volatile_pattern
 from bursar.wire.dialect import BadRequest
 
 NEUTRAL = (
     "user", "metadata", "stream_options", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier",
-    "store", "labels",
+    "labels",
 )  # fmt: skip
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -149,6 +149,26 @@ def test_a_digest_is_of_a_list_of_parts(one: list[bytes], other: list[bytes]) ->
     assert (digest(*one) == digest(*other)) == (one == other)
 
 
+# --- what the provider keeps --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["conversation", "background", "container"])
+def test_what_depends_on_what_the_provider_keeps_is_said(name: str) -> None:
+    """Asked again, the same words get another answer."""
+
+    def stateful(**body: Any) -> str:
+        raw = json.dumps(body).encode()
+        return cache_key(raw, tenant="t", route="r", path="p", stream=False, volatile=()).stateful
+
+    assert stateful(input="go on", **{name: "conv_1"}) == name
+    assert stateful(input="go on", **{name: None}) == stateful(previous_response_id="r") == ""
+
+
+def test_what_an_answer_leaves_behind_is_part_of_it() -> None:
+    """An answer that was never stored has an id that leads nowhere."""
+    assert key({"input": "a", "store": True}) != key({"input": "a", "store": False})
+
+
 # --- volatile parts ---------------------------------------------------------------------------------------------
 
 VOLATILE = (r"request [0-9a-f]{8}", r"\d{4}-\d\d-\d\d")
@@ -167,6 +187,16 @@ def test_declared_parts_may_differ_and_nothing_else() -> None:
     assert of("on 2026-11-26, request 0123abcd: 4")[0] != one[0]
     assert of("on , request 0123abcd: 3")[0] != one[0], "it has to be there"
     assert not of("nothing of the kind")[1]
+
+
+def test_no_text_of_a_client_takes_long_whatever_the_pattern() -> None:
+    """A pattern whose search doubles with each letter elsewhere."""
+    began = time.perf_counter()
+    for length in (28, 20_000):
+        key({"q": "a" * length + "b"}, volatile=[r"(a+)+\$"])
+    assert time.perf_counter() - began < 5
+    with pytest.raises(ValueError, match="look-around"):
+        volatile_pattern("(?=a)b")
 
 
 @given(texts)

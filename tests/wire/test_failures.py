@@ -20,6 +20,7 @@ from bursar.core.failures import CAUSES, Cause
 from bursar.core.prices import Reading
 from bursar.core.usage import Usage
 from bursar.wire.failures import cause_of, retry_after_s
+from bursar.wire.openai_responses import DIALECT as RESPONSES
 
 DATA = Path(os.environ.get("BURSAR_SHARED_DATA") or Path(__file__).parents[2].parent / "shared" / "data") / "wire"
 NOW = 1_800_000_000.0
@@ -85,6 +86,11 @@ TABLE: tuple[tuple[int, str, Cause], ...] = (
     (400, '{"error": {"message": "The input token count (1200000) exceeds the maximum number of tokens allowed"}}', "context"),
     (413, '{"error": {"message": "Request too large for model `llama` in organization"}}', "context"),
     (400, '{"message": "Input is too long for requested model."}', "context"),
+    (400, '{"error": {"message": "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000"}}', "context"),
+    (400, '{"code": "x", "error": "This model\'s maximum prompt length is 131072 but the request contains 136973 tokens."}', "context"),
+    (400, '{"error": {"code": 400, "message": "the request exceeds the available context size, try increasing it"}}', "context"),
+    (400, '{"error": {"code": 400, "message": "too much", "type": "exceed_context_size_error"}}', "context"),
+    (400, '{"error": {"message": "max_tokens is too large: 200000. This model supports at most 16384"}}', "request"),
     (413, '{"error": {"type": "request_too_large", "message": "Request exceeds the maximum size"}}', "request"),
     (429, '{"error": {"type": "insufficient_quota", "message": "You exceeded your current quota"}}', "quota"),
     (400, '{"error": {"message": "Your credit balance is too low to access the Anthropic API."}}', "quota"),
@@ -93,6 +99,14 @@ TABLE: tuple[tuple[int, str, Cause], ...] = (
     (400, '{"error": {"code": "content_filter", "message": "content management policy"}}', "content_policy"),
     (400, '{"error": {"code": "content_policy_violation"}}', "content_policy"),
     (403, '{"error": {"message": "input was flagged by moderation"}}', "content_policy"),
+    (429, '{"error": {"message": "Need more tokens? https://console.groq.com/settings/billing", "code": "rate_limit_exceeded"}}', "rate_limit"),
+    (429, '{"error": {"message": "Limit: 3 / min. Please try again in 20s. Add one at https://x/account/billing."}}', "rate_limit"),
+    (429, '{"error": {"message": "You exceeded your current quota", "details": [{"retryDelay": "12s"}]}}', "rate_limit"),
+    (429, '{"error": {"message": "You exceeded your current quota, please check your plan and billing details."}}', "quota"),
+    (429, '{"error": {"message": "Your prepayment credits are depleted. Manage your project\'s billing."}}', "quota"),
+    (400, '{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.", "details": [{}]}}', "auth"),
+    (400, '{"error": {"code": 400, "message": "x", "details": [{"reason": "API_KEY_INVALID"}]}}', "auth"),
+    (400, '{"code": "Client specified an invalid argument", "error": "Incorrect API key provided: xa***99."}', "auth"),
     (401, '{"error": {"code": "invalid_api_key"}}', "auth"),
     (403, '{"error": {"status": "PERMISSION_DENIED"}}', "auth"),
     (404, '{"type": "error", "error": {"type": "not_found_error", "message": "model: x"}}', "model"),
@@ -133,6 +147,13 @@ def test_only_the_beginning_of_a_body_is_looked_at() -> None:
         (Reading(Usage(input_tokens=5)), "ok", None),
         (Reading(Usage(input_tokens=5, output_tokens=3), finish="content_filter"), "ok", "content_policy"),
         (Reading(Usage(input_tokens=5, output_tokens=0), finish="SAFETY"), "ok", "content_policy"),
+        (Reading(Usage(input_tokens=5, output_tokens=3), finish="content_filtered"), "ok", "content_policy"),
+        (Reading(Usage(input_tokens=5, output_tokens=3), finish="malformed_tool_use"), "ok", "invalid"),
+        (Reading(Usage(input_tokens=5, output_tokens=3), finish="error"), "ok", "server"),
+        (Reading(Usage(input_tokens=5, output_tokens=3), finish="insufficient_system_resource"), "ok", "overload"),
+        (Reading(None, "the response states no usage", finish="failed", error="server_error: x"), "ok", "server"),
+        (Reading(Usage(input_tokens=5, output_tokens=3), finish="max_output_tokens"), "ok", None),
+        (Reading(Usage(input_tokens=5, output_tokens=3), finish="incomplete"), "ok", None),
         (Reading(None, "the body cannot be read: no JSON"), "ok", "invalid"),
         (Reading(None, "the response states no usage", finish="stop"), "ok", None),
         (Reading(Usage(input_tokens=5), error="overloaded_error: Overloaded"), "ok", "server"),
@@ -143,6 +164,22 @@ def test_only_the_beginning_of_a_body_is_looked_at() -> None:
 )
 def test_of_what_came_only_what_nobody_can_use_is_a_failure(reading: Reading, status: Any, cause: Cause | None) -> None:
     assert cause_of(Reply(reading, status, http_status=200 if status != "error" else None)) == cause
+
+
+@pytest.mark.parametrize(("status", "cause"), [("failed", "server"), ("incomplete", None), ("completed", None)])
+def test_a_whole_response_may_say_that_it_failed(status: str, cause: Cause | None) -> None:
+    """OpenAI's Responses say it with HTTP 200; one that is only cut is an answer."""
+    error = {"code": "server_error", "message": "The model is overloaded"} if status == "failed" else None
+    body = {
+        "id": "r",
+        "object": "response",
+        "status": status,
+        "error": error,
+        "model": "gpt-5",
+        "output": [],
+        "usage": None,
+    }
+    assert cause_of(Reply(RESPONSES.read_response(body), "ok", http_status=200)) == cause
 
 
 def test_what_never_left_failed_to_connect() -> None:

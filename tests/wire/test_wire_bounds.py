@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bursar.wire.bounds import CACHE_WRITES, IMAGE_TOKENS_MAX, image_tokens_max
@@ -361,6 +361,7 @@ JSON = st.recursive(
     "dialect_id",
     ["openai_chat", "openai_responses", "anthropic", "gemini", "bedrock_converse", "bedrock_invoke", "cohere"],
 )
+@example(messages=None, tools=[{"type": []}], extra=None)
 @given(messages=JSON, tools=JSON, extra=JSON)
 def test_odd_requests_are_bounded_or_unseen(dialect_id: str, messages: Any, tools: Any, extra: Any) -> None:
     """Shapes that nobody expects raise nothing: they are text to the last byte, or said to have no bound."""

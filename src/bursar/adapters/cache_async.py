@@ -2,7 +2,8 @@
 
 Rule 1: reading is done where it is asked for: it takes microseconds, and handing it to a thread would take longer.
 Rule 2: writing is done by one thread, in order. ``put`` waits for its place in the queue, not for the disk. What waits is
-        found already, unless it has tags: only the store knows whether it comes too late.
+        found already, unless it has tags, or the store has what was asked for later: only the store knows whether it comes too
+        late.
 Rule 3: what could not be written is said by the next ``put``: the answer that it was made for has long gone out.
 """
 
@@ -40,14 +41,16 @@ class AsyncCache:
 
     async def get(self, key: str, now_us: int, /) -> CacheEntry | None:
         waiting = self._waiting.get(key)
-        if waiting is not None and now_us < waiting.stale_us:
-            return waiting
-        return self._store.get(key, now_us)
+        kept = self._store.get(key, now_us)
+        if waiting is None or now_us >= waiting.stale_us or (kept is not None and kept.stored_us > waiting.stored_us):
+            return kept
+        return waiting
 
     async def put(self, entry: CacheEntry, /) -> None:
         self._check()
         failed, self._failed = self._failed, None
-        if not entry.tags:
+        waiting = self._waiting.get(entry.key)
+        if not entry.tags and (waiting is None or waiting.stored_us <= entry.stored_us):
             self._waiting[entry.key] = entry
         await self._enter(entry)
         if failed is not None:

@@ -3,7 +3,8 @@
 Rule 1: an entry's life is the server's business (PEXPIRE), and so is what must go when its memory is full.
 Rule 2: what removes entries by tag, tenant or route are sorted sets of their keys. They live as long as their longest-lived
         member and are cleaned with each new one. An entry that has dropped out of one of its sets is not given any more.
-Rule 3: what was asked for before its tag was removed is not kept: its answer may be the one that was to go.
+Rule 3: what was asked for before its tag was removed, or before what is kept under its key, is not kept: its answer may be the
+        one that was to go, or is older than that.
 Rule 4: a server that does not answer costs a call ``timeout_s`` at most. Then nobody asks it for ``_AWAY_S``, but for one call
         after that, which finds out.
 Rule 5: neither the URL nor what the server says is logged or told: credentials may be in them.
@@ -126,9 +127,6 @@ class RedisCache:
 
     async def put(self, entry: CacheEntry, /) -> None:
         life_ms = min((entry.stale_us - self._clock_us()) // 1_000, _LIFE_MS_MAX)
-        if life_ms <= 0:
-            await self.remove(key=entry.key)
-            return
         arguments = [
             *(self._prefix, entry.key, self._packing.pack(entry)),
             *(msgspec.json.encode(_names(entry)), msgspec.json.encode(entry.tags)),

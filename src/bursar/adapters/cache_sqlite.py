@@ -8,10 +8,13 @@ Rule 2: the sum of all sizes never exceeds the limit, at any commit: what must g
 Rule 3: what is in memory is what the file has: it is looked up again where somebody else has taken something away since, which
         is found out at most ``_LOOK_S`` later. What this object removes is gone at once.
 Rule 4: hits are counted in memory and written with the next entry: they matter only when room is made.
-Rule 5: what was asked for before its tag was removed is not kept: its answer may be the one that was to go.
+Rule 5: what was asked for before its tag was removed, or before what is kept under its key, is not kept: its answer may be the
+        one that was to go, or is older than that.
 Rule 6: a damaged file is set aside, and said; the next call makes a new one. One that others have set aside, or taken away, is
         left alone.
 Rule 7: a process that forks lets nothing of the file come along, as with the books (``books_local``, rule 4).
+Rule 8: nobody but SQLite opens a file that it may have open: closing any descriptor of a file drops all locks that the process has
+        on it (https://www.sqlite.org/howtocorrupt.html, 2.2), and the next process to leave takes the log away under it.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ T = TypeVar("T")
 IN_MEMORY: Final = ":memory:"
 """The path of a store that is gone with its process."""
 
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 _LOOK_S: Final = 0.25
 _READ_WAIT_MS: Final = 20
 _WRITE_WAIT_MS: Final = 1_000
@@ -53,6 +56,7 @@ _HITS_MAX: Final = 10_000
 _MARK_US: Final = 3_600_000_000
 _SQLITE_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _LIVING: Final[weakref.WeakSet[SqliteCache]] = weakref.WeakSet()
+_connecting: Final = threading.Lock()  # two that make one file would keep each other out, or meet rule 8
 
 
 class _Connected(NamedTuple):
@@ -141,7 +145,6 @@ class SqliteCache:
         # In this order: writing, reading. In memory there is one connection, and one lock.
         self._writing = threading.RLock()
         self._reading = self._writing if self._path is None else threading.RLock()
-        self._connecting = threading.Lock()  # two that make one file would keep each other out
         self._forking = False
 
     # --- reading ----------------------------------------------------------------------------------------------
@@ -229,18 +232,21 @@ class SqliteCache:
 
     def _put(self, entry: CacheEntry, data: bytes, db: sqlite3.Connection, tally: _Tally) -> int | None:
         now = self._clock_us()
+        newer = "SELECT 1 FROM answer WHERE key = ? AND stored_us > ? AND stale_us > ?"
+        if db.execute(newer, (entry.key, entry.stored_us, now)).fetchone():
+            return None  # rule 5
         hits = sum(row[3] for row in tally.drop("key = ?", entry.key))
         tally.drop("id IN (SELECT id FROM answer WHERE stale_us <= ? ORDER BY stale_us LIMIT ?)", now, _PURGE)
         if entry.stale_us <= now or self._is_late(db, entry) or not self._make_room(db, tally, entry, hits, now):
             return None
         size = entry.size_bytes
         row = db.execute(
-            "INSERT INTO answer (key, tenant, route, size_bytes, cost, hits, worth, stale_us)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO answer (key, tenant, route, size_bytes, cost, hits, worth, stale_us, stored_us)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(entry.key, entry.tenant, entry.route, size, entry.cost, hits),
                 worth(entry.cost, size, hits, tally.floor),
-                entry.stale_us,
+                *(entry.stale_us, entry.stored_us),
             ),
         ).lastrowid
         db.execute("INSERT INTO packed VALUES (?, ?)", (row, data))
@@ -415,19 +421,16 @@ class SqliteCache:
         if self._closed:
             raise sqlite3.ProgrammingError("the cache is closed")
         path, inode = self._path, 0
-        if path is not None:
-            # Answers are nobody else's business; what SQLite makes beside the file has the file's own mode.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            path.chmod(0o600)
-            inode = _inode(path)
-        db = sqlite3.connect(path or IN_MEMORY, isolation_level=None, timeout=0, check_same_thread=False)
-        try:
-            with self._connecting:
+        with _connecting:
+            if path is not None:
+                inode = _made(path)
+            db = sqlite3.connect(path or IN_MEMORY, isolation_level=None, timeout=0, check_same_thread=False)
+            try:
                 self._prepare(db)
-            db.execute(f"PRAGMA busy_timeout = {wait_ms}")
-        except BaseException:
-            db.close()
-            raise
+                db.execute(f"PRAGMA busy_timeout = {wait_ms}")
+            except BaseException:
+                db.close()
+                raise
         return _Connected(db, inode)
 
     def _prepare(self, db: sqlite3.Connection) -> None:
@@ -450,10 +453,13 @@ class SqliteCache:
                 "upgrade Bursar, or remove the file: a new one is made"
             )
         if version < _SCHEMA_VERSION:
+            # Another process may do the same at this moment: which version it is, is asked again where nobody else can.
             db.execute("BEGIN IMMEDIATE")
-            for statement in statements("cache.sql"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version < _SCHEMA_VERSION:
+                for statement in (*(statements("cache_2.sql") if version == 1 else ()), *statements("cache.sql")):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
             db.execute("COMMIT")
 
     def _error(self, error: sqlite3.Error | OSError) -> CacheError:
@@ -510,6 +516,15 @@ class SqliteCache:
         self._make_locks()
 
 
+def _made(path: Path) -> int:
+    """The inode of the file, which is made where there is none. Answers are nobody else's business; what SQLite makes beside it
+    has its mode."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # rule 8: never of one that was there
+    path.chmod(0o600)
+    return _inode(path)
+
+
 def _inode(path: Path) -> int:
     """What tells a file from another one of the same name; 0 where there is none."""
     try:
@@ -521,14 +536,17 @@ def _inode(path: Path) -> int:
 def _before_fork() -> None:
     for cache in list(_LIVING):
         cache.before_fork()
+    _connecting.acquire()
 
 
 def _after_fork_in_parent() -> None:
+    _connecting.release()
     for cache in list(_LIVING):
         cache.after_fork()
 
 
 def _after_fork_in_child() -> None:
+    _connecting.release()
     for cache in list(_LIVING):
         cache.forked()
 

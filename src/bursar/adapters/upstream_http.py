@@ -5,6 +5,8 @@ Rule 2: the answer comes uncompressed, so that the bytes metered are the bytes p
 Rule 3: an attempt that never left is told apart from one that may have been billed: only a failure to connect proves it,
         and what the client library calls a connect timeout may be any timeout: only its causes tell (``_never_left``).
 Rule 4: a refusal (4xx, 5xx) is not billed; anything else that stays unanswered is estimated from the request.
+Rule 5: an answer is whole once its end and its usage were seen, though the provider's connection stays open, and whoever leaves
+        then. One that lacks the mark with which its dialect ends a stream has an error that says so.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ __all__ = ["HttpAttempt", "ProviderClient"]
 _NEVER_LEFT: Final = (ConnectError, PoolTimeoutError, BuilderError)
 _CONNECTING: Final = "client error (Connect)"  # hyper-util's name for what failed before there was a connection
 _CAUSE_LENGTH_MAX: Final = 300
+_NO_END: Final = "the provider ended the stream without its last event"
 _POOL_IDLE_S: Final = 55  # below the 60 s at which common load balancers close idle connections
 
 # Describe one connection, not the answer; or are recomputed for the client.
@@ -197,6 +200,8 @@ class HttpAttempt:
             return await self._cut(meter, meter.finish(), f"the provider broke off: {_cause(error)}")
         reading = meter.reading()
         if not reading.estimated or reading.finish:
+            if reading.finish and not reading.error and not meter.ended():
+                reading = replace(reading, error=_NO_END)
             return self._reply(reading, "ok")
         if reading.error:
             return self._reply(reading, "cut")
@@ -215,9 +220,12 @@ class HttpAttempt:
         return self._meter is not None and self._meter.shows_output()
 
     def interrupted(self) -> Reply:
-        if self._meter is not None:
-            return self._reply(self._meter.reading(), "cancelled")
-        return self._reply(self._estimate(""), "cancelled")
+        meter = self._meter
+        if meter is None:
+            return self._reply(self._estimate(""), "cancelled")
+        reading = meter.reading()
+        exact = reading.usage is not None and not reading.estimated and not reading.error
+        return self._reply(reading, "ok" if exact and meter.ended() else "cancelled")
 
     def _failed(self, error: PyreqwestError) -> Reply:
         what = "timed out" if isinstance(error, RequestTimeoutError) else "failed"

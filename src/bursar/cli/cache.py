@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.error import HTTPError
+from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import click
 
 from bursar.core.caching import CacheUse
 from bursar.core.errors import CacheError
-from bursar.views.cache import CacheReport, cache_report
+from bursar.views.cache import CacheReport, Kind, Tier, cache_report
 
 from . import output
-from .output import Column, Line, data_option, money, plural
+from .output import Column, Line, clean, data_option, money, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bursar.engine.ports import CacheStore
+    from bursar.adapters.data_dir import DataDir
 
 __all__ = ["cache"]
 
@@ -62,10 +63,9 @@ def stats(**options: Any) -> None:
     bursar cache stats --since 7d
     bursar cache stats --where team=search --json
     """
-    question = output.ask(**options)
-    if question.as_csv or question.limit:
-        raise click.UsageError("--csv and --limit are not for this report: use --json")
     from bursar.compose import open_queries
+
+    question = output.ask(**options, limit=None, as_csv=False)
 
     with output.usage_errors(), open_queries(question.data) as queries:
         report = cache_report(queries, **question.span)
@@ -82,6 +82,10 @@ def stats(**options: Any) -> None:
         click.echo(use.to_text())
 
 
+_FOR_ROWS: Final = ("limit", "as_csv")
+stats.params = [option for option in stats.params if option.name not in _FOR_ROWS]  # this answer is no list of rows
+
+
 def _print_report(console: Console, report: CacheReport) -> None:
     columns = [
         Column("For", "text"),
@@ -94,11 +98,10 @@ def _print_report(console: Console, report: CacheReport) -> None:
     lines: list[Line] = []
     for kind in report.kinds:
         name = _NAMES.get(kind.kind, kind.kind)
-        for tier in kind.tiers:
-            avoided = "unknown" if tier.unknown == tier.count else money(tier.avoided_nanousd)
-            lines.append(Line([name, tier.tier, *_figures(tier.count, kind.share(tier)), avoided, f"{tier.unknown:,}"]))
-        lines.append(Line([name, "all hits", *_figures(kind.hits, kind.share()), "", ""], style="bold"))
+        lines += [_tier_line(name, kind, tier) for tier in kind.tiers if tier.is_hit]
+        lines.append(Line([name, "all hits", *_figures(kind.hits, kind.share(parts=1_000)), "", ""], style="bold"))
         lines.append(Line([name, "missed", *_figures(kind.misses, None), "", ""], style="dim"))
+        lines += [_tier_line(name, kind, tier) for tier in kind.tiers if not tier.is_hit]
     output.print_table(console, columns, lines)
     paid = [
         f"{name} {money(upkeep.cost_nanousd)} ({plural(upkeep.calls, 'call')})"
@@ -115,8 +118,14 @@ def _print_report(console: Console, report: CacheReport) -> None:
         )
 
 
-def _figures(count: int, share: float | None) -> list[str]:
-    return [f"{count:,}", "" if share is None else f"{share * 100:.1f}%"]
+def _tier_line(name: str, kind: Kind, tier: Tier) -> Line:
+    avoided = "unknown" if tier.unknown == tier.count else money(tier.avoided_nanousd)
+    figures = _figures(tier.count, kind.share(tier, parts=1_000))
+    return Line([name, tier.tier, *figures, avoided, f"{tier.unknown:,}"])
+
+
+def _figures(count: int, permille: int | None) -> list[str]:
+    return [f"{count:,}", "" if permille is None else f"{permille // 10}.{permille % 10}%"]
 
 
 # --- clear ------------------------------------------------------------------------------------------------------
@@ -149,8 +158,11 @@ def clear(
     """
     said = {"tag": tag, "route": route, "tenant": tenant, "key": key}
     wanted: dict[str, Any] = {name: value for name, value in said.items() if value}
-    if bool(wanted) == everything:
+    if not wanted and not everything:
         raise click.UsageError("say what to clear: --tag, --route, --tenant, --key, or all of it with --all")
+    if wanted and everything:
+        options = " and ".join(f"--{name}" for name in wanted)
+        raise click.UsageError(f"--all clears everything, {options} only a part of it: give one or the other")
     if everything:
         if not yes:
             click.confirm("Remove every kept answer?", abort=True, err=True)
@@ -161,8 +173,6 @@ def clear(
         output.print_json({"removed": count, "stores": [{"store": name, "removed": each} for name, each in removed]})
     else:
         click.echo(f"Removed {plural(count, 'answer')}.")
-    if _is_in_memory(data):
-        click.echo("cache.store is memory: what a running server keeps goes when it is started again.", err=True)
 
 
 # --- stores -----------------------------------------------------------------------------------------------------
@@ -189,20 +199,52 @@ class _Use(NamedTuple):
         if self.use is None:
             return f"{self.store}: {self.problem}"
         use = self.use
-        limit = "" if use.limit_bytes is None else f" of {_megabytes(use.limit_bytes)}"
+        limit = "" if use.limit_bytes is None else f" of {_size(use.limit_bytes)}"
         evicted = f", {use.evicted:,} had to go for others" if use.evicted else ""
-        return f"{self.store}: {use.entries:,} kept, {_megabytes(use.bytes)}{limit}{evicted}"
+        return f"{self.store}: {use.entries:,} kept, {_size(use.bytes)}{limit}{evicted}"
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1_000_000:,.1f} MB"
+def _size(count: int) -> str:
+    return f"{count / 1_000:,.1f} kB" if count < _MB else f"{count / _MB:,.1f} MB"
+
+
+_MB: Final = 1_000_000
+
+
+class _Store(Protocol):
+    """What is asked of a store here."""
+
+    async def remove(
+        self, *, key: str = "", tag: str = "", tenant: str = "", route: str = "", everything: bool = False
+    ) -> int: ...
+
+    async def use(self) -> CacheUse: ...
+
+    async def close(self) -> None: ...
+
+
+class _InServer:
+    """What the running server has in memory, and nobody else can see."""
+
+    def __init__(self, directory: DataDir) -> None:
+        self._directory = directory
+
+    async def remove(self, *, everything: bool = False, **said: str) -> int:
+        query = urlencode({"all": "true"} if everything else {name: value for name, value in said.items() if value})
+        return _asked(self._directory, "DELETE", f"/api/v1/cache?{query}")["removed"]
+
+    async def use(self) -> CacheUse:
+        return CacheUse(**_asked(self._directory, "GET", "/api/v1/cache"))
+
+    async def close(self) -> None:
+        pass
 
 
 def _uses(data: Path | None) -> list[_Use]:
     """What each store holds, or why that cannot be told: the rest of the report is worth having."""
     found: list[_Use] = []
 
-    async def use(store: CacheStore) -> CacheUse:
+    async def use(store: _Store) -> CacheUse:
         return await store.use()
 
     for name, opened in _stores(data):
@@ -213,11 +255,11 @@ def _uses(data: Path | None) -> list[_Use]:
     return found
 
 
-def _on_each(data: Path | None, work: Callable[[CacheStore], Coroutine[Any, Any, int]]) -> list[tuple[str, int]]:
+def _on_each(data: Path | None, work: Callable[[_Store], Coroutine[Any, Any, int]]) -> list[tuple[str, int]]:
     return [(name, asyncio.run(_used(opened, work))) for name, opened in _stores(data)]
 
 
-async def _used(opened: Callable[[], CacheStore], work: Callable[[CacheStore], Coroutine[Any, Any, Any]]) -> Any:
+async def _used(opened: Callable[[], _Store], work: Callable[[_Store], Coroutine[Any, Any, Any]]) -> Any:
     store = opened()
     try:
         return await work(store)
@@ -225,21 +267,15 @@ async def _used(opened: Callable[[], CacheStore], work: Callable[[CacheStore], C
         await store.close()
 
 
-def _is_in_memory(data: Path | None) -> bool:
-    from bursar.compose import open_data, settings_of
-
-    return settings_of(open_data(data)).cache.store == "memory"
-
-
-def _stores(data: Path | None) -> list[tuple[str, Callable[[], CacheStore]]]:
-    """The file, where there is one, and the server that bursar.yaml names. What a process has in memory is its own."""
+def _stores(data: Path | None) -> list[tuple[str, Callable[[], _Store]]]:
+    """The file, where there is one (results of tools are kept in it whatever ``cache.store`` is), and what bursar.yaml names."""
     from bursar.adapters.cache_open import open_cache_store
     from bursar.compose import now_us, open_data, settings_of
 
     where = open_data(data)
     settings = settings_of(where).cache
 
-    def opened(store: str) -> Callable[[], CacheStore]:
+    def opened(store: str) -> Callable[[], _Store]:
         return lambda: open_cache_store(
             where.cache,
             store=store,
@@ -251,10 +287,42 @@ def _stores(data: Path | None) -> list[tuple[str, Callable[[], CacheStore]]]:
             clock_us=now_us,
         )
 
-    named = [("file", "sqlite")] if where.cache.exists() else []
+    found = [("sqlite", opened("sqlite"))] if where.cache.exists() else []
     if settings.store == "redis":
-        named.append(("server", "redis"))
-    return [(name, opened(store)) for name, store in named]
+        found.append(("redis", opened("redis")))
+    if settings.store == "memory" and where.server() is not None:  # without one there is no memory
+        found.append(("memory", lambda: _InServer(where)))
+    return found
+
+
+# --- the running server -----------------------------------------------------------------------------------------
+
+
+_SERVER_S: Final = 10
+
+
+def _asked(directory: DataDir, method: str, path: str, body: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What the server that runs on this data directory answers. Raises CacheError."""
+    url = (directory.server() or {}).get("url")
+    if not url:
+        raise CacheError("no server runs on this data directory")
+    headers = {"content-type": "application/json", "authorization": f"Bearer {directory.admin_token()}"}
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(f"{url}{path}", data=data, headers=headers, method=method)  # noqa: S310 - our own server
+    try:
+        with urlopen(request, timeout=_SERVER_S) as answer:  # noqa: S310 - our own server
+            return json.loads(answer.read())
+    except HTTPError as error:
+        raise CacheError(_said(error)) from None
+    except (OSError, ValueError) as error:
+        raise CacheError(f"the server at {url} does not answer: {error}") from None
+
+
+def _said(error: HTTPError) -> str:
+    try:
+        return str(json.loads(error.read())["error"]["message"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return str(error)
 
 
 # --- wrong ------------------------------------------------------------------------------------------------------
@@ -266,7 +334,10 @@ def _stores(data: Path | None) -> list[tuple[str, Callable[[], CacheStore]]]:
 def wrong(call_id: str, data: Path | None) -> None:
     """Say that the kept answer which a call was given is wrong.
 
-    The running server forgets it. If it was found as similar, all answers of its kind are checked anew before one is given again.
+    CALL_ID is a call's id (the header x-bursar-call-id), its beginning, or `last`, of a call since the server's last start.
+
+    The running server forgets the answer. If it was found as similar, all answers of its kind are checked anew before one is given
+    again.
 
     \b
     bursar cache wrong 01a216dbbfd277e72948b15bc8df301f
@@ -274,21 +345,20 @@ def wrong(call_id: str, data: Path | None) -> None:
     from bursar.compose import open_data
 
     directory = open_data(data)
-    server = directory.server()
-    if server is None or not server.get("url"):
+    if not (directory.server() or {}).get("url"):
         raise CacheError("no server runs on this data directory: `bursar cache clear --key KEY` forgets an answer")
-    url = f"{server['url']}/api/v1/cache/wrong"
-    headers = {"content-type": "application/json", "authorization": f"Bearer {directory.admin_token()}"}
-    request = Request(url, data=json.dumps({"call_id": call_id}).encode(), headers=headers, method="POST")  # noqa: S310 - our own server
-    try:
-        with urlopen(request, timeout=_SERVER_S) as answer:  # noqa: S310 - our own server
-            answer.read()
-    except HTTPError as error:
-        body = json.loads(error.read() or b"{}")
-        raise CacheError(str(body.get("error", {}).get("message") or error)) from None
-    except OSError as error:
-        raise CacheError(f"the server at {server['url']} does not answer: {error}") from None
-    click.echo(f"The answer that call {call_id} was given is forgotten.")
+    call_id = _whole_id(data, call_id)
+    _asked(directory, "POST", "/api/v1/cache/wrong", {"call_id": call_id})
+    click.echo(f"The answer that call {clean(call_id)} was given is forgotten.")
 
 
-_SERVER_S: Final = 10
+def _whole_id(data: Path | None, call_id: str) -> str:
+    """The call that is meant, as `bursar why` finds it. What the ledger does not know, the server may."""
+    from bursar.compose import open_queries
+    from bursar.views.why import SeveralCalls, WhyCall, why
+
+    with open_queries(data) as queries:
+        found = why(queries, call_id)
+    if isinstance(found, SeveralCalls):
+        raise click.ClickException(f"several calls begin with {clean(call_id)!r}; give more of the id")
+    return found.call_id if isinstance(found, WhyCall) else call_id

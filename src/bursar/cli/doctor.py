@@ -25,7 +25,7 @@ from bursar.core.errors import BursarError
 if TYPE_CHECKING:
     from bursar.adapters.data_dir import DataDir
     from bursar.config import Settings
-    from bursar.engine.ports import CacheStore
+    from bursar.engine.ports import CacheStore, HttpUpstream
     from bursar.engine.rulebook import Rulebook
 
 __all__ = ["Finding", "doctor"]
@@ -124,8 +124,6 @@ def _configuration(data: DataDir, settings: Settings, config: Path | None, *, re
 
 def _routes(data: DataDir, settings: Settings, rulebook: Rulebook) -> Iterator[Finding]:
     """Rungs that could not be asked, and whether the cache of the routes can be opened."""
-    from bursar.compose import open_cache, open_similar
-
     routes = rulebook.routes.all
     for route in routes:
         for index, rung in enumerate(route.rungs):
@@ -138,17 +136,57 @@ def _routes(data: DataDir, settings: Settings, rulebook: Rulebook) -> Iterator[F
             if rulebook.book.find(rule.provider.price_id("/"), rung.model) is None:
                 text = f"route {route.name}, rung {index + 1}: {name} has no price, so no cost can make a call leave it"
                 yield Finding("routes", "note", text)
-    policies = [route.cache for route in routes if route.cache is not None]
-    if not policies:
-        return
+    if any(route.cache is not None for route in routes):
+        yield from _cache(data, settings, rulebook)
+
+
+def _cache(data: DataDir, settings: Settings, rulebook: Rulebook) -> Iterator[Finding]:
+    """Whether the store opens, and what the routes compare similar questions with."""
+    from bursar.compose import open_cache, open_similar
+
+    similar = [
+        (route.name, route.cache.semantic)
+        for route in rulebook.routes.all
+        if route.cache is not None and route.cache.semantic is not None
+    ]
     try:
         asyncio.run(_closed(open_cache(data, settings)))
-        if any(policy.semantic is not None for policy in policies):
+        if similar:
             open_similar(data)
     except (BursarError, ImportError) as error:
         yield Finding("cache", "problem", str(error))
         return
     yield Finding("cache", "ok", f"{settings.cache.store}, up to {settings.cache.size_mb} MB")
+    for name, policy in similar:
+        for field, model in (("embed", policy.embed), ("judge", policy.judge)):
+            if model and (trouble := _trouble_with(model, rulebook)):
+                text = f"route {name} gives no similar answers: {field}: {model}: {trouble}"
+                yield Finding("cache", "problem", text)
+
+
+def _trouble_with(model: str, rulebook: Rulebook) -> str:
+    """Why an embedder or a judge cannot be had, "" where it can."""
+    from bursar.compose import embedder_of
+
+    provider, slash, _ = model.partition("/")
+    if slash:
+        rule = rulebook.providers.get(provider)
+        if rule is None:
+            return f"provider {provider!r} is not known; known are {', '.join(sorted(rulebook.providers))}"
+        wanted = rule.provider.key_env
+        return f"{wanted} is not set" if wanted and not rule.key else ""
+    try:
+        embedder_of(_NoClient())(model, None, ())
+    except Exception as error:  # noqa: BLE001 - a module of the user's may raise anything
+        return str(error) or repr(error)
+    return ""
+
+
+class _NoClient:
+    """The HTTP client of embedders that ask nobody."""
+
+    def attempt(self, *_args: object, **_options: object) -> HttpUpstream:
+        raise AssertionError("nobody is asked here")
 
 
 async def _closed(store: CacheStore) -> None:

@@ -54,7 +54,7 @@ _EMPTY_LEDGER: Final = """\
 The ledger is empty. To get calls into it:
 
   bursar demo                                    three simulated agents, no key needed
-  bursar up                                      then: export OPENAI_BASE_URL=http://localhost:4000/v1
+  bursar up                                      it says where clients are to send their calls
   bursar import claude-code ~/.claude/projects   what Claude Code did so far
 """
 
@@ -207,7 +207,7 @@ def percent(part: int | None, whole: int | None) -> str:
     permille = (2000 * part + whole) // (2 * whole)
     if permille < 10 and part > 0:
         return f"0.{permille}%" if permille else "<0.1%"
-    return f"{(permille + 5) // 10}%"
+    return f"{(200 * part + whole) // (2 * whole)}%"
 
 
 def duration(ms: float | None) -> str:

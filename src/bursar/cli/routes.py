@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from bursar.views.routes import Figures, RouteFigures, RouteReport, routes
+from bursar.views.routes import Figures, RouteFigures, RouteReport, names_of_routes, routes
 from bursar.views.spend import ROWS_MAX, first_and_last
 
 from . import output
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["routes_command"]
 
 _TABLE_ROWS: Final = 25
+_NAMES_MAX: Final = 20
 _STATES: Final = ("closed", "ready to be probed", "open")
 _SERVER_WAIT_S: Final = 2
 _FIGURES: Final = (
@@ -41,11 +42,13 @@ def routes_command(route: str, **options: Any) -> None:
     """
     question = output.ask(**options)
     machine = question.as_json or question.as_csv
-    from bursar.compose import open_data, open_queries
+    from bursar.compose import open_data, open_queries, settings_of
 
     with output.usage_errors(), open_queries(question.data) as queries:
         limit = question.limit or (ROWS_MAX if machine else _TABLE_ROWS)
         report = routes(queries, route=route, limit=limit, **question.span)
+        if route and not report.routes:
+            _check_name(route, {*settings_of(open_data(question.data)).routes, *names_of_routes(queries)})
         is_empty = not report.routes and first_and_last(queries) is None
     if question.as_csv:
         rows = [
@@ -54,6 +57,8 @@ def routes_command(route: str, **options: Any) -> None:
             for rung in each["rungs"]
         ]
         output.print_csv(rows, ("route", "rung", "provider", "model", *_FIGURES))
+        if text := _rolled_up(report):
+            click.echo(text, err=True)
         return
     breakers = _breakers(open_data(question.data).server())
     if question.as_json:
@@ -66,7 +71,28 @@ def routes_command(route: str, **options: Any) -> None:
     elif is_empty:
         output.print_nothing(None)
     else:
-        _print(output.new_console(), report, breakers)
+        _print(output.new_console(), report, breakers, route)
+
+
+def _check_name(route: str, known: Collection[str]) -> None:
+    """Refuse a route that is neither set up nor in the ledger."""
+    if route in known:
+        return
+    if not known:
+        raise click.ClickException(f"there is no route {route!r}: none is set up under `routes:` in bursar.yaml")
+    listed = ", ".join(clean(name) for name in sorted(known)[:_NAMES_MAX])
+    more = f", and {len(known) - _NAMES_MAX} more" if len(known) > _NAMES_MAX else ""
+    raise click.ClickException(f"there is no route {clean(route)!r}; known are {listed}{more}")
+
+
+def _rolled_up(report: RouteReport) -> str:
+    if not report.rolled_up_attempts:
+        return ""
+    is_one = report.rolled_up_attempts == 1
+    return (
+        f"{output.plural(report.rolled_up_attempts, 'attempt')} older than the retention {'is' if is_one else 'are'} in no "
+        "figure: only sums without the route are kept."
+    )
 
 
 def _breakers(server: Mapping[str, Any] | None) -> list[tuple[str, str, str]] | None:
@@ -88,8 +114,10 @@ def _breakers(server: Mapping[str, Any] | None) -> list[tuple[str, str, str]] | 
     )
 
 
-def _print(console: Console, report: RouteReport, breakers: list[tuple[str, str, str]] | None) -> None:
-    if not report.routes:
+def _print(console: Console, report: RouteReport, breakers: list[tuple[str, str, str]] | None, asked: str) -> None:
+    if not report.routes and asked:
+        console.print(f"No call on route {clean(asked)} matches.")
+    elif not report.routes:
         console.print("No call on a route matches. Routes are set up under `routes:` in bursar.yaml.")
     for number, route in enumerate(report.routes):
         if number:
@@ -98,6 +126,8 @@ def _print(console: Console, report: RouteReport, breakers: list[tuple[str, str,
     if report.more_rungs:
         console.print(f"{output.plural(report.more_rungs, 'more rung')} not shown; --limit shows more.", style="dim")
     console.print()
+    if text := _rolled_up(report):
+        console.print(text, style="dim")
     if breakers is None:
         console.print("No server answers on this data directory: how its breakers stand is not known.", style="dim")
         return

@@ -17,10 +17,12 @@ from bursar.core.alert_text import percent_text
 from bursar.views.asking import time_zone
 from bursar.views.why import (
     BEGINNING_LENGTH_MIN,
+    LAST,
     BudgetPart,
     CallAttempt,
     Candidate,
     NoCall,
+    PromptCachePart,
     SeveralCalls,
     WhyCall,
     why,
@@ -47,6 +49,7 @@ no call and no attempt has the id {id!r}, and no call's id begins so (from {leas
   `bursar task ID --json`, for every attempt of a task
   `bursar why last`, the call that was booked last
 A call that was refused before anything was sent leaves nothing here: its refusal said why."""
+_EMPTY: Final = "no call is in the ledger; `bursar spend` says how calls get into it"
 
 
 @click.command("why")
@@ -69,6 +72,8 @@ def why_command(id: str, as_json: bool, data: Path | None, tz: str) -> None:  # 
         zone = time_zone(tz)
         answer = why(queries, id)
     match answer:
+        case NoCall() if id == LAST:
+            raise click.ClickException(_EMPTY)
         case NoCall():
             raise click.ClickException(_MISSING.format(id=clean(id), least=BEGINNING_LENGTH_MIN))
         case SeveralCalls(candidates=candidates, more=more):
@@ -86,7 +91,7 @@ def _print(console: Console, call: WhyCall, zone: tzinfo) -> None:
     console.print(f"Why: {clean(_why(call))}.")
     if call.route or len(call.candidates) > 1:
         _print_candidates(console, call)
-    for text in (_cache(call), _budget(call)):
+    for text in (_cache(call), _prompt_cache(call.prompt_cache), _budget(call)):
         if text:
             console.print(clean(text))
     _print_attempts(console, call)
@@ -109,7 +114,8 @@ def _print_head(console: Console, call: WhyCall, zone: tzinfo) -> None:
     names = ("task", "agent", "user", "team", "session", "key")
     who = [f"{name} {call.scope[name]}" for name in names if call.scope[name]]
     console.print(clean(", ".join([at, *who])))
-    what = [f"asked for {step.model_asked or step.model or step.operation}", step.operation]
+    what = [f"asked for {step.model_asked or step.model or step.operation}"]
+    what += [call.asked] if call.asked else []
     what += ["streamed"] if call.stream else []
     what += [f"on route {call.route}"] if call.route else []
     console.print(clean(", ".join([*what, _DOORS.get(step.door, step.door)])))
@@ -148,8 +154,10 @@ def _why(call: WhyCall) -> str:
     asked = next((each for each in call.attempts if each.step.attempt_id == call.asked_attempt), call.by)
     stored = asked.why
     match stored:
-        case "asked" if call.route:
+        case "asked" if call.route and asked.is_answer:
             return "the first rung of its route took it"
+        case "asked" if call.route:
+            return "it is the first rung of its route"
         case "asked":
             return "it is what was asked for; without a route there is no other candidate"
         case "kept":
@@ -237,27 +245,69 @@ def _verdict(candidate: Candidate) -> str:
             return f"passed over, breaker open: {why}"
         case "passed":
             return f"passed over: {why}"
+        case "not tried" if why:
+            return f"not tried: {why}"
         case verdict:
             return f"{_TAKEN.get(verdict, verdict or 'asked for')}{times}"
 
 
-# --- cache and budget -------------------------------------------------------------------------------------------
+# --- caches and budget ------------------------------------------------------------------------------------------
 
 
 def _cache(call: WhyCall) -> str:
     cache = call.cache
     age = "" if cache.age_s is None else f", {output.duration(cache.age_s * 1_000)} old"
+    similar = f"; similar questions: {cache.similar}" if cache.similar else ""
     if _is_kept(call):
         avoided = cache.avoided_nanousd
         saved = "what it would have cost is not known" if avoided is None else f"it would have cost {money(avoided)}"
-        return f"Cache: {cache.outcome}{age}; {saved}, which is not part of any spend."
+        if cache.outcome == "semantic" and cache.similar:
+            similar = f"; {cache.similar}"
+        return f"Cache: {cache.outcome}{age}{similar}; {saved}, which is not part of any spend."
     if cache.outcome == "miss":
         stale = f", only a stale answer was kept{age}" if cache.found == "stale" else ""
-        similar = f"; similar questions: {cache.similar}" if cache.similar else ""
         return f"Cache: a miss{stale}{similar}."
     if cache.why:
         return f"Cache: not asked: {cache.why}."
     return "Cache: nothing is kept on this route." if call.route else ""
+
+
+_MARKED: Final = {
+    "tools": "the tools",
+    "system": "the system text",
+    "stable": "what the last request had too",
+    "kept": "what is kept already",
+    "turn": "the last turn",
+}
+_TTLS: Final = {
+    "5m": "five minutes",
+    "1h": "an hour",
+    "5m+1h": "five minutes and an hour",
+    "1h+5m": "an hour and five minutes",
+}
+
+
+def _prompt_cache(part: PromptCachePart | None) -> str:
+    """What was done for the provider's own cache."""
+    if part is None:
+        return ""
+    if part.keyed:
+        said = ["it was given a key of its thread"]
+    elif part.marks:
+        *before, last = [_MARKED.get(name, name) for name in part.marks]
+        marked = f"{', '.join(before)} and {last}" if before else last
+        said = [f"marked behind {marked}, to be kept for {_TTLS.get(part.ttl, part.ttl)}"]
+    else:
+        said = [f"no mark is set: {part.why}"]
+    if part.expected_nanousd is not None:
+        said.append(f"expected to gain {money(part.expected_nanousd)}")
+    if part.chance_permille is not None:
+        said.append(f"{percent_text(part.chance_permille)} likely to come again in time")
+    if part.read_tokens:
+        said.append(f"{part.read_tokens:,} tokens should be there already")
+    path, _, byte = part.parted_at.rpartition(":")
+    parted = f" It parts from the prompt before it at {path}, byte {byte}." if path else ""
+    return f"Prompt cache: {', '.join(said)}.{parted}"
 
 
 def _budget(call: WhyCall) -> str:

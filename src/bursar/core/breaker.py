@@ -5,7 +5,7 @@ Rule 1: it opens after ``in_a_row`` failures, when the share of failures in the 
 Rule 2: the longer it has been failing, the longer it stays open: the base time, half as long again with each time in a row that it opens,
         up to a limit, with jitter, so that many gateways do not come back at once (Envoy's outlier detection has the
         same shape: base ejection time x times ejected, capped).
-Rule 3: where the provider says when to come again (Retry-After), that is when: not earlier, not later.
+Rule 3: where the provider says when to come again (Retry-After), that is when: not earlier, not later, and not longer the next time.
 Rule 4: after its time one call is let through as a probe; the others go elsewhere until it has ended. A probe that is never
         heard of again frees its place after a while.
 Rule 5: what began before it last opened says nothing of now: it neither opens nor closes it, and frees no probe's place.
@@ -56,13 +56,14 @@ class BreakerRules:
 
 @valueclass
 class Verdict:
-    """Whether a call may go there now. ``why`` says in words why not; ``until_us`` is when it will be tried again.
+    """Whether a call may go there now. ``why`` says in words why not, ``cause`` in one; ``until_us`` is when it will be tried again.
     ``exact``: the provider itself said so."""
 
     state: State
     why: str = ""
     until_us: int = 0
     exact: bool = False
+    cause: Cause | None = None
 
 
 _CLOSED: Final = Verdict("closed")
@@ -73,14 +74,15 @@ class Breaker:
 
     __slots__ = (
         "_costs", "_exact", "_failures", "_first_tokens", "_opened_us", "_probe_began_us", "_probe_until_us", "_recent",
-        "_until_us", "_well_since_us", "_why", "cause", "opened", "rules",
+        "_times", "_until_us", "_well_since_us", "_why", "cause", "opened", "rules",
     )  # fmt: skip
 
     def __init__(self, rules: BreakerRules) -> None:
         self.rules = rules
-        self.opened = 0
+        self.opened = 0  # ever
         self.cause: Cause | None = None
         self._failures = 0
+        self._times = 0  # that it opened of itself since it was last well for long
         self._recent: deque[tuple[int, bool]] = deque(maxlen=_RECENT_MAX)
         self._first_tokens: deque[float] = deque(maxlen=_FIRST_TOKENS_KEPT)
         self._costs: deque[tuple[int, int]] = deque(maxlen=_COSTS_KEPT)
@@ -96,9 +98,9 @@ class Breaker:
         if not self._until_us:
             return _CLOSED
         if now_us < self._until_us:
-            return Verdict("open", self._why, self._until_us, self._exact)
+            return Verdict("open", self._why, self._until_us, self._exact, self.cause)
         if now_us < self._probe_until_us:
-            return Verdict("open", f"{self._why}; it is being probed", self._probe_until_us)
+            return Verdict("open", f"{self._why}; it is being probed", self._probe_until_us, cause=self.cause)
         return Verdict("probe", self._why)
 
     def probing(self, now_us: int) -> None:
@@ -176,7 +178,8 @@ class Breaker:
 
     def _open(self, now_us: int, cause: Cause, why: str, draw: float) -> None:
         self._opens(now_us)
-        rules, times = self.rules, min(self.opened - 1, 16)
+        rules, times = self.rules, min(self._times, 16)
+        self._times += 1
         seconds = (
             min(rules.open_s * 3**times / 2**times, rules.open_s_max) * (_MILLE + _JITTER * (2 * draw - 1)) / _MILLE
         )
@@ -187,7 +190,7 @@ class Breaker:
     def _opens(self, now_us: int) -> None:
         """Count it, and judge what comes after by itself."""
         if self._well_since_us and now_us - self._well_since_us > _WELL_FACTOR * self.rules.open_s * _US:
-            self.opened = 0  # it had been well for long
+            self._times = 0
         self._well_since_us = 0
         self.opened += 1
         self._failures = 0

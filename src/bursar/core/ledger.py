@@ -115,7 +115,9 @@ def admitted_opening(opening: Opening, *, model_sent: str, estimate: Charge, dec
 
 @valueclass
 class Attempt:
-    """One ledger row: an attempt that ended, with its charge."""
+    """One ledger row: an attempt that ended, with its charge. ``finish`` is the provider's word for why its answer ended, the worst
+    of several choices, "refusal" where it holds one, and "" where nothing was said. ``error`` beside the status "ok" says what was
+    wrong with an answer that came."""
 
     opening: Opening
     status: Status

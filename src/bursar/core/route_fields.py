@@ -48,10 +48,17 @@ def parse_routes(raw: Mapping[str, Any], path: str = "routes") -> Routes:
         raise ValueError(
             f"{path}: {len(raw)} routes: at most {ROUTES_MAX} are possible; a pattern such as gpt-* is one"
         )
-    return Routes([_route(str(name), spec, f"{path}.{name}") for name, spec in raw.items()])
+    routes = Routes([_route(str(name), spec, f"{path}.{name}") for name, spec in raw.items()])
+    for route, before in routes.unreached():
+        raise ValueError(f"{path}.{route}: {before} stands before it and takes all of its models: write {route} first")
+    return routes
 
 
 def _route(name: str, raw: Any, path: str) -> Route:
+    if raw is None:
+        raise ValueError(
+            f"{path}: it says nothing: write its rungs, such as [openai/gpt-5-mini, stale], or {{cache: {{ttl: 1h}}}}"
+        )
     if not 0 < len(name) <= _NAME_LENGTH_MAX:
         raise ValueError(f"{path}: a route's name has from 1 to {_NAME_LENGTH_MAX} characters")
     spec: dict[str, Any] = {"rungs": raw} if isinstance(raw, list) else mapping_of(raw, path)
@@ -60,7 +67,12 @@ def _route(name: str, raw: Any, path: str) -> Route:
     cache = _cache(spec["cache"], f"{path}.cache") if "cache" in spec else None
     for index, rung in enumerate(rungs):
         if rung.kind in ("cached", "stale") and cache is None:
-            raise ValueError(f"{path}.rungs[{index}]: nothing is kept on this route: say how with cache: {{ttl: 1h}}")
+            example = "{ttl: 1h}" if rung.kind == "cached" else "{ttl: 1h, stale: 1d}"
+            raise ValueError(f"{path}.rungs[{index}]: nothing is kept on this route: say how with cache: {example}")
+        if rung.kind == "stale" and cache is not None and not cache.stale_s:
+            raise ValueError(
+                f"{path}.rungs[{index}]: nothing is kept past its time: say how long with cache: {{stale: 1d}}"
+            )
     return Route(
         name=name,
         rungs=rungs,
@@ -127,7 +139,7 @@ def _rung(raw: Any, shared: Mapping[str, Any], models: int, route_path: str, pat
         first_token=first_token,
         total=_limit(values["total"], where["total"]) if "total" in values else None,
         cost_per_call=cost,
-        budget_at=share_of(values["budget_at"], where["budget_at"]) if "budget_at" in values else None,
+        budget_at=_part(values["budget_at"], where["budget_at"]) if "budget_at" in values else None,
         output_cap=whole(own["output_cap"], 1, 10_000_000, f"{path}.output_cap") if "output_cap" in own else None,
         effort=choice(own["effort"], EFFORTS, f"{path}.effort") if "effort" in own else "",
         breaker=_breaker(
@@ -189,9 +201,12 @@ def _per_mtok(value: Any, path: str) -> Rate:
 
 
 def _share(value: Any, path: str) -> int:
-    """Thousandths; 0 is possible here, and more than the whole is not."""
-    if str(value).strip() in ("0", "0%"):
-        return 0
+    """Thousandths, from 0 to the whole."""
+    return 0 if str(value).strip() in ("0", "0%") else _part(value, path)
+
+
+def _part(value: Any, path: str) -> int:
+    """Thousandths above 0, and not more than the whole."""
     share = share_of(value, path)
     if share > 1_000:
         raise ValueError(f"{path}: {str(value)[:60]!r} is more than the whole: write a percentage up to 100%")
@@ -265,7 +280,8 @@ def _semantic(raw: Any, path: str) -> SemanticPolicy:
         raise ValueError(f"{path}.judge: {judge[:60]!r}: write provider/model")
     verify = cast("Verify", choice(spec.get("verify", "equal"), ("equal", "json", "judge"), f"{path}.verify"))
     if (verify == "judge") != bool(judge):
-        raise ValueError(f"{path}.judge: a judge is a model, and needs verify: judge; {verify!r} with {judge!r} is not")
+        example = "judge: openai/gpt-5-mini" if verify == "judge" else "verify: judge"
+        raise ValueError(f"{path}.judge: a judge and verify: judge need each other: add {example}, or leave both out")
     return SemanticPolicy(errors, _share(spec.get("shadow", "5%"), f"{path}.shadow"), embed, verify, judge)
 
 

@@ -2,7 +2,8 @@
 
 Rule 1: a route's first rung is where calls go; each next one is for when those before it are passed over or have failed.
 Rule 2: a rung is passed over, before anything is spent, for what is known: an open breaker, a price above the route's cap, a
-        request it cannot take. It is left, after an attempt, for what happened (``next_after``).
+        request it cannot take, or that none of the causes it is for is known of those before it. It is left, after an attempt,
+        for what happened (``next_after``).
 Rule 3: what everybody would refuse (a bad request, a wrong key, a policy) goes on only to a rung that names the cause.
 Rule 4: nothing is tried after the client has seen part of an answer.
 Rule 5: the choice is a function of the route, the call and how the targets stand: the same values, the same choice.
@@ -10,7 +11,7 @@ Rule 5: the choice is a function of the route, the call and how the targets stan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Final, Literal, TypeAlias
 
@@ -101,8 +102,8 @@ class Route:
 
     @property
     def cache_first(self) -> bool:
-        """Whether the cache is asked before anything else: it is, unless the route says at which rung."""
-        return self.cache is not None and not any(rung.kind == "cached" for rung in self.rungs)
+        """Whether the cache is asked before anything else: it is, unless the route says at which later rung."""
+        return self.cache is not None and not any(rung.kind == "cached" for rung in self.rungs[1:])
 
 
 class Routes:
@@ -118,6 +119,15 @@ class Routes:
         if found is not None:
             return found
         return next((route for route in self._patterns if fnmatchcase(model, route.name)), None)
+
+    def unreached(self) -> Iterator[tuple[str, str]]:
+        """Patterns that no model comes to, each with the one before it that takes them all."""
+        for index, route in enumerate(self._patterns):
+            for before in self._patterns[:index]:
+                # A pattern with stars alone takes every text that another pattern stands for if it takes that pattern's own.
+                if not any(sign in before.name for sign in "?[") and fnmatchcase(route.name, before.name):
+                    yield route.name, before.name
+                    break
 
 
 def _is_pattern(name: str) -> bool:
@@ -146,38 +156,54 @@ class Pick:
     wait_us: int = 0
 
 
-def pick(route: Route, order: Sequence[int], standings: Mapping[int, Standing], *, has_stale: bool) -> Pick:
-    """The first of these rungs that may be taken now.
+def pick(
+    route: Route,
+    order: Sequence[int],
+    standing_of: Callable[[int], Standing],
+    *,
+    has_stale: bool,
+    causes: frozenset[Cause] = frozenset(),
+) -> Pick:
+    """The first of these rungs that may be taken now. ``standing_of`` is asked for a rung when it is its turn, ``causes``
+    are why others have failed this call.
 
     Where every model is passed over for its breaker alone, the one that failed longest ago is taken (panic), unless a stale
     answer is there, or it asked to be left alone until a time.
     """
     passed: dict[int, str] = {}
-    opened: list[int] = []
+    opened: dict[int, Verdict] = {}
+    known = set(causes)
     for index in order:
         rung = route.rungs[index]
         if rung.kind == "stale" and not has_stale:
             passed[index] = "nothing is kept for it"
             continue
         if rung.kind != "model":
-            return Pick(index, passed, wait_us=_first_wait(opened, standings))
-        standing = standings[index]
-        why = standing.barred or too_dear(rung, standing)
+            return Pick(index, passed, wait_us=_first_wait(opened))
+        if rung.when and not rung.when & known:
+            passed[index] = f"only for {', '.join(sorted(rung.when))}"
+            continue
+        standing = standing_of(index)
+        why = standing.barred
+        if not why and (why := too_dear(rung, standing)):
+            known.add("cost")
         if not why and standing.verdict.state == "open":
             why = standing.verdict.why
-            opened.append(index)
+            opened[index] = standing.verdict
+            if standing.verdict.cause is not None:
+                known.add(standing.verdict.cause)
         if not why:
             return Pick(index, passed, probe=standing.verdict.state == "probe")
         passed[index] = why
-    tried = [index for index in opened if not standings[index].verdict.exact]
+    tried = [index for index, verdict in opened.items() if not verdict.exact]
     if tried:
-        index = min(tried, key=lambda each: standings[each].verdict.until_us)
+        index = min(tried, key=lambda each: opened[each].until_us)
         return Pick(index, {key: why for key, why in passed.items() if key != index}, panic=True)
-    return Pick(None, passed, wait_us=_first_wait(opened, standings))
+    return Pick(None, passed, wait_us=_first_wait(opened))
 
 
-def _first_wait(opened: Sequence[int], standings: Mapping[int, Standing]) -> int:
-    return min((standings[index].verdict.until_us for index in opened), default=0)
+def _first_wait(opened: Mapping[int, Verdict]) -> int:
+    return min((verdict.until_us for verdict in opened.values()), default=0)
 
 
 def too_dear(rung: RouteRung, standing: Standing) -> str:

@@ -5,27 +5,30 @@ Rule 2: as long as the client has seen nothing, an attempt may be left for the n
         another one go on with the answer. The first attempt that shows something
         has the client to itself: all others are cancelled and settled.
 Rule 3: there is no waiting while another rung is there. Where there is none, the same is tried again within the retry budget.
-Rule 4: the time that is left is split over the rungs that are left; one that shows nothing in its time is left.
+Rule 4: the time that is left is split over the rungs that are left; one that shows nothing in its time is left. That time counts
+        from when it left for its provider: an attempt that waits for its budget says nothing of anybody.
 Rule 5: an answer is passed on, or an error as the provider said it, or a refusal that names every rung and why: one of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from bursar.core.alert_text import money_text
 from bursar.core.caching import CacheEntry, CacheTier
-from bursar.core.call import Done, Refused
+from bursar.core.call import Done, Refused, Settled
 from bursar.core.failures import WAYS, Cause
 from bursar.core.retries import HedgeBudget, RetryBudget, backoff_s
 from bursar.core.routes import Limit, Pick, Route, limit_ms, next_after
 from bursar.core.values import valueclass
 
 from .health import Health, TargetHealth
-from .survey import Candidate, Candidates, Kept, Survey, Why
+from .ports import ClientGoneError
+from .survey import Barred, Candidate, Candidates, Kept, Survey, Why
 
 __all__ = ["Climb", "Climbed", "RouteStates"]
 
@@ -40,8 +43,8 @@ _RETRY_WAIT_S_MAX: Final = 20.0
 @valueclass
 class Climbed:
     """How a call ended. ``by`` is whose answer (or error, where ``cause`` says so) goes to the client, with ``done``; ``kept``
-    what is answered from the cache. Neither: nothing could be done, ``reason`` says why; ``wait_us`` is when to come again, and
-    ``done`` a budget's refusal. ``left_for`` is why the first rung, which is at ``left_provider``, does not answer, "" where it
+    what is answered from the cache. Neither: nothing could be done, ``reason`` says why; ``wait_us`` is when to come again, ``barred``
+    that there is no use in it, and ``done`` a budget's refusal. ``left_for`` is why the first rung, which is at ``left_provider``, does not answer, "" where it
     does. ``serial`` and ``number`` are what one more attempt would have."""
 
     rung: str
@@ -55,6 +58,7 @@ class Climbed:
     tier: CacheTier | None = None
     reason: str = ""
     wait_us: int = 0
+    barred: Barred | None = None
     left_for: str = ""
     left_provider: str = ""
 
@@ -77,32 +81,39 @@ class RouteStates:
 
 
 class _Running:
-    """An attempt under way. ``first`` is done when the client begins to see it, or when it has ended."""
+    """An attempt under way. It may take ``limit_s`` from when it left, and of what is left of ``deadline_s`` then the share that
+    ``models`` rungs leave it; both None: as long as it likes."""
 
-    __slots__ = ("began_s", "began_us", "candidate", "first", "health", "index", "limit_s", "shown", "stopped", "task")
+    __slots__ = (
+        "began_us", "candidate", "deadline_s", "health", "index", "left_s", "limit_s", "models", "number", "shown", "stopped", "task",
+    )  # fmt: skip
 
     def __init__(
-        self, index: int, candidate: Candidate, health: TargetHealth, *, began_us: int, limit_s: float | None
+        self, index: int, candidate: Candidate, health: TargetHealth, *, began_us: int, number: int, models: int
     ) -> None:
-        loop = asyncio.get_running_loop()
-        self.began_us = began_us
         self.index = index
         self.candidate = candidate
         self.health = health
-        self.limit_s = limit_s
-        self.began_s = loop.time()
-        self.first: asyncio.Future[None] = loop.create_future()
+        self.began_us = began_us
+        self.number = number
+        self.models = models
+        self.limit_s: float | None = None
+        self.deadline_s: float | None = None
+        self.left_s: float | None = None
         self.shown = False
         self.stopped = False
         self.task: asyncio.Task[Done]
 
-    def left_s(self, now_s: float) -> float | None:
-        """How long it may still show nothing, None where there is no limit, or its answer has come already."""
-        return None if self.limit_s is None or self.candidate.replied else self.began_s + self.limit_s - now_s
-
-    def ended(self, _task: object) -> None:
-        if not self.first.done():
-            self.first.set_result(None)
+    def due_s(self) -> float | None:
+        """When it is late (the loop's time), None where it cannot be: there is no limit, or its answer has come already."""
+        if self.candidate.replied:
+            return None
+        if self.left_s is None:  # it waits for its budget, which the books limit too
+            return self.deadline_s
+        share_s = None if self.deadline_s is None else (self.deadline_s - self.left_s) / self.models
+        if share_s is None:
+            return None if self.limit_s is None else self.left_s + self.limit_s
+        return self.left_s + (share_s if self.limit_s is None else min(self.limit_s, share_s))
 
 
 @valueclass
@@ -115,7 +126,8 @@ class _Ended:
 
 
 class Climb:
-    """One call. ``draw`` gives numbers from 0 to 1, ``now_us`` microseconds since 1970."""
+    """One call. ``draw`` gives numbers from 0 to 1, ``now_us`` microseconds since 1970. ``spent_s`` is how long ago the call began,
+    ``gone`` whether the client has left: then no further attempt is made."""
 
     def __init__(
         self,
@@ -128,6 +140,8 @@ class Climb:
         stream: bool,
         now_us: Callable[[], int],
         draw: Callable[[], float],
+        spent_s: float = 0,
+        gone: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self._route = route
         self._survey = Survey(route, candidates, health, kept, now_us)
@@ -138,12 +152,18 @@ class Climb:
         self._stream = stream
         self._now_us = now_us
         self._draw = draw
-        self._began_s = asyncio.get_running_loop().time()
+        self._gone = gone
+        self._loop = asyncio.get_running_loop()
+        self._deadline_s = (
+            None if route.deadline_ms is None else self._loop.time() + route.deadline_ms / 1_000 - spent_s
+        )
+        self._woken: asyncio.Future[None] | None = None
         self._taken: set[int] = set()
         self._winner: _Running | None = None
         self._running: set[_Running] = set()
-        self._attempts = 0
-        self._left = 0
+        self._serial = 0
+        self._unasked = 0  # of them, those that nobody was asked for: a budget passed them over
+        self._numbers: set[int] = set()  # of attempts that left, or may
         self._cost = 0
         self._last: _Ended | None = None
         self._begun = False  # the client has seen a part
@@ -165,7 +185,7 @@ class Climb:
                 rung = route.rungs[index]
                 if rung.kind == "refuse":
                     return self._nothing(chosen.wait_us)
-                if rung.kind == "stale" or (rung.kind == "cached" and self._kept.fresh is not None):
+                if rung.kind == "stale" or (rung.kind == "cached" and self._fresh() is not None):
                     return self._from_cache(index)
                 if rung.kind == "cached":
                     self._survey.passed[index] = "nothing fresh is kept for it"
@@ -179,6 +199,8 @@ class Climb:
                     self._survey.passed[index] = stop
                     order = [each for each in order if route.rungs[each].kind != "model"]
                     continue
+                if self._serial and self._gone is not None and await self._gone():
+                    raise ClientGoneError
                 ended = await self._attempt(index, chosen, order)
                 self._last = ended
                 if ended.cause is None or (ended.shown and not ended.candidate.goes_on()):
@@ -197,8 +219,8 @@ class Climb:
     def _must_stop(self, index: int, chosen: Pick) -> str:
         """Why no more attempts are made, "" where one is."""
         route = self._route
-        if self._attempts >= route.attempts_max:
-            return f"{self._attempts} attempts were made, attempts is {route.attempts_max}"
+        if self._asked >= route.attempts_max:
+            return f"{self._asked} attempts were made, attempts is {route.attempts_max}"
         left = self._left_s()
         if left is not None and left <= 0:
             return f"the deadline of {route.deadline_ms} ms is over"
@@ -206,7 +228,7 @@ class Climb:
             health = self._survey.health_of(index)
             if not health.throttle.admits(self._now_us(), self._draw()):
                 return f"{health.verdict(self._now_us()).why}; nothing else is left, and most calls to it fail"
-            if self._attempts and not self._again and not self._retries.take():
+            if self._asked and not self._again and not self._retries.take():
                 return f"{health.verdict(self._now_us()).why}; the retries of this route are used up"
         return ""
 
@@ -234,11 +256,11 @@ class Climb:
             roomier=self._survey.roomier(ended.index, ended.candidate) if cause == "context" else frozenset(),
         )
         order = tuple(index for index in order if index not in self._taken)
-        if WAYS[cause] != "same" or self._attempts >= route.attempts_max or self._survey.has_model(order):
+        if WAYS[cause] != "same" or self._asked >= route.attempts_max or self._survey.has_model(order):
             return order
         wait_s = ended.candidate.retry_after_s()
         if wait_s is None:
-            wait_s = backoff_s(self._attempts, self._draw())
+            wait_s = backoff_s(self._asked, self._draw())
         left = self._left_s()
         if (left is not None and wait_s >= left) or wait_s > _RETRY_WAIT_S_MAX or not self._retries.take():
             return order
@@ -259,16 +281,13 @@ class Climb:
         return await self._watch(first, hedge_s, [each for each in order if each > index])
 
     async def _watch(self, first: _Running, hedge_s: float | None, order: Sequence[int]) -> _Ended:
-        loop = asyncio.get_running_loop()
         running = [first]
         last: _Ended | None = None
         while True:
-            now_s = loop.time()
-            waits = [left for each in running if (left := each.left_s(now_s)) is not None]
-            if hedge_s is not None:
-                waits.append(first.began_s + hedge_s - now_s)
-            timeout = max(0.0, min(waits)) if waits else None
-            await asyncio.wait([each.first for each in running], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            dues = [due_s for each in running if (due_s := each.due_s()) is not None]
+            if hedge_s is not None and first.left_s is not None:  # until then it waits for its budget, as a hedge would
+                dues.append(first.left_s + hedge_s)
+            await self._wait(min(dues) if dues else None)
             if self._winner is not None:
                 return await self._won(self._winner, running)
             over = [each for each in running if each.task.done()]
@@ -280,8 +299,8 @@ class Climb:
                     return ended
                 self._survey.failed[ended.index] = ended.cause
                 last = ended
-            now_s = loop.time()
-            late = next((each for each in running if (left := each.left_s(now_s)) is not None and left <= 0), None)
+            now_s = self._loop.time()
+            late = next((each for each in running if (due_s := each.due_s()) is not None and due_s <= now_s), None)
             if late is not None:  # one at a time: while it is settled, another may show something
                 running.remove(late)
                 last = await self._late(late)
@@ -290,32 +309,56 @@ class Climb:
             if not running:
                 assert last is not None
                 return last
-            if hedge_s is not None and now_s >= first.began_s + hedge_s:
+            if hedge_s is not None and first.left_s is not None and now_s >= first.left_s + hedge_s:
                 hedge_s = None
-                # What has not left yet waits for its budget, as a hedge would.
-                if first.candidate.left and (other := self._hedge(order)) is not None:
+                if (other := self._hedge(order)) is not None:
                     running.append(other)
+
+    async def _wait(self, until_s: float | None) -> None:
+        """Until something became of an attempt, or the loop's time is that."""
+        if self._winner is not None or any(each.task.done() for each in self._running):
+            return
+        self._woken = self._loop.create_future()
+        timer = None if until_s is None else self._loop.call_at(until_s, self._wake)
+        try:
+            await self._woken
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self, _task: object = None) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
 
     def _start(self, index: int, chosen: Pick, *, hedges: bool) -> _Running:
         candidate, health = self._survey.candidate(index), self._survey.health_of(index)
-        self._attempts += 1
+        self._serial += 1
         kind = "retry" if self._again else _kind(chosen, hedges=hedges)
         self._states.attempts[self._route.name, kind] += 1
         self._again = False
         self._taken.add(index)
-        why = self._why(index, chosen, hedges=hedges)
-        running = _Running(index, candidate, health, began_us=self._now_us(), limit_s=self._limit_s(index, health))
+        number = self._next_number()
+        why = self._why(index, chosen, number, hedges=hedges)
+        rest = self._rest(index)
+        models = 1 + sum(self._route.rungs[each].kind == "model" for each in rest)
+        running = _Running(index, candidate, health, began_us=self._now_us(), number=number, models=models)
+        running.limit_s, running.deadline_s = self._limit_s(index, health, rest), self._deadline_s
+        self._numbers.add(number)
         health.sending(running.began_us, probe=chosen.probe)
+
+        def leaves() -> None:
+            running.left_s = self._loop.time()
+            self._wake()
 
         def shows() -> bool:
             if self._winner is None:
                 self._winner = running
                 running.shown = True
-                running.ended(None)
+                self._wake()
             return self._winner is running
 
-        running.task = asyncio.create_task(candidate.make(why, shows))
-        running.task.add_done_callback(running.ended)
+        running.task = self._loop.create_task(candidate.make(why, leaves, shows))
+        running.task.add_done_callback(self._wake)
         self._running.add(running)
         return running
 
@@ -331,7 +374,19 @@ class Climb:
 
     async def _won(self, winner: _Running, running: Sequence[_Running]) -> _Ended:
         await self._stop([each for each in running if each is not winner], "another attempt was faster")
-        await asyncio.wait([winner.task])
+        try:
+            await asyncio.wait([winner.task])
+        except asyncio.CancelledError:
+            # The client left. If all of the answer had come by then, it is one.
+            winner.candidate.stopping("it was left", failed=False)
+            winner.task.cancel()
+            await asyncio.wait([winner.task])
+            done = None if winner.task.cancelled() or winner.task.exception() is not None else winner.task.result()
+            if not isinstance(done, Settled) or done.attempt is None or done.attempt.status != "ok":
+                raise
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
         ended = self._ended(winner)
         return _Ended(ended.index, ended.candidate, ended.done, ended.cause, shown=True)
 
@@ -339,14 +394,22 @@ class Climb:
         """What became of an attempt that has ended by itself. Passes on what it raised."""
         self._running.discard(running)
         candidate, health, now_us = running.candidate, running.health, self._now_us()
-        done = running.task.result()
+        try:
+            done = running.task.result()
+        except BaseException:
+            health.gone(running.began_us)
+            raise
+        attempt = None if isinstance(done, Refused) else done.attempt
+        if attempt is None:
+            self._numbers.discard(running.number)
         if isinstance(done, Refused):
             health.gone(running.began_us)
             return _Ended(running.index, candidate, done, "budget" if done.refusal else None)
         cause = candidate.cause(done)
-        attempt = done.attempt
+        if cause == "budget":
+            self._unasked += 1
+            self._survey.passed[running.index] = candidate.passed_over
         if attempt is not None:
-            self._left += 1
             self._cost += attempt.charge.amount or 0
             self._hedges.spent(attempt.charge.amount or 0)
         if cause == "budget" or (attempt is not None and attempt.status in ("cancelled", "ended")):
@@ -359,12 +422,16 @@ class Climb:
 
     async def _late(self, running: _Running) -> _Ended:
         """Leave an attempt that has shown nothing in its time."""
-        cause: Cause = "first_token" if self._stream else "slow"
-        assert running.limit_s is not None
-        what = "nothing was shown" if self._stream else "no answer came"
-        running.candidate.stopping(f"{what} within {running.limit_s * 1_000:.0f} ms")
-        await self._stop([running])
-        running.health.late(self._now_us(), running.began_us, cause, running.limit_s * 1_000, stream=self._stream)
+        cause: Cause = "budget" if running.left_s is None else "first_token" if self._stream else "slow"
+        if running.left_s is None:
+            running.candidate.stopping("it waited for its budget until the deadline", failed=False)
+            await self._stop([running])
+        else:
+            elapsed_ms = ((running.due_s() or self._loop.time()) - running.left_s) * 1_000
+            what = "nothing was shown" if self._stream else "no answer came"
+            running.candidate.stopping(f"{what} within {elapsed_ms:.0f} ms", failed=True)
+            await self._stop([running])
+            running.health.late(self._now_us(), running.began_us, cause, elapsed_ms, stream=self._stream)
         self._survey.failed[running.index] = cause
         return _Ended(running.index, running.candidate, None, cause)
 
@@ -374,7 +441,7 @@ class Climb:
         for each in stopped:
             if not each.stopped:
                 each.stopped = True
-                each.candidate.stopping(why)
+                each.candidate.stopping(why, failed=False)
                 each.task.cancel()
                 each.health.gone(each.began_us)
         if not stopped:
@@ -384,30 +451,37 @@ class Climb:
         for each in stopped:
             self._running.discard(each)
             if each.candidate.left:
-                self._left += 1
                 self._cost += each.candidate.expected or 0
+            else:
+                self._numbers.discard(each.number)
 
     # --- figures ----------------------------------------------------------------------------------------------
 
+    @property
+    def _asked(self) -> int:
+        """How many attempts were made, without those that a budget passed over."""
+        return self._serial - self._unasked
+
+    def _next_number(self) -> int:
+        return next(number for number in itertools.count(1) if number not in self._numbers)
+
     def _left_s(self) -> float | None:
-        if self._route.deadline_ms is None:
-            return None
-        return self._route.deadline_ms / 1_000 - (asyncio.get_running_loop().time() - self._began_s)
+        return None if self._deadline_s is None else self._deadline_s - self._loop.time()
 
     def _quantile(self, health: TargetHealth, limit: Limit | None) -> float | None:
         if limit is None or limit.quantile is None:
             return None
         return (health.first_token if self._stream else health.total).quantile(limit.quantile)
 
-    def _limit_s(self, index: int, health: TargetHealth) -> float | None:
-        """How long this attempt may show nothing, or (a whole answer) take."""
+    def _rest(self, index: int) -> list[int]:
+        """The rungs after this one that could still answer."""
+        rungs = self._route.rungs
+        return [each for each in range(index + 1, len(rungs)) if rungs[each].kind in ("model", "stale")]
+
+    def _limit_s(self, index: int, health: TargetHealth, rest: Sequence[int]) -> float | None:
+        """How long this attempt may show nothing, or (a whole answer) take, whatever the deadline."""
         rung = self._route.rungs[index]
         said = rung.first_token if self._stream else rung.total
-        rest = [
-            each
-            for each in range(index + 1, len(self._route.rungs))
-            if self._route.rungs[each].kind in ("model", "stale")
-        ]
         if said is not None and said.quantile is not None and not rest:
             said = None  # some are always slower than most: where there is nowhere to go, they are waited for
         found = limit_ms(said, self._quantile(health, said))
@@ -415,22 +489,23 @@ class Climb:
             least, most = _FIRST_TOKEN_MS if self._stream else _TOTAL_MS
             usual = limit_ms(_USUAL, self._quantile(health, _USUAL))
             found = float(most) if usual is None else min(max(usual, least), most)
-        left = self._left_s()
-        if left is None:
-            return None if found is None else found / 1_000
-        models = 1 + sum(self._route.rungs[each].kind == "model" for each in rest)
-        share = max(left / models, 0.0)
-        return share if found is None else min(found / 1_000, share)
+        return None if found is None else found / 1_000
 
     # --- how it ends ------------------------------------------------------------------------------------------
 
     def _answered(self, ended: _Ended) -> Climbed:
         return self._end(ended.index, by=ended.candidate, done=ended.done, cause=ended.cause)
 
+    def _fresh(self) -> CacheEntry | None:
+        """What is fresh by now: the attempts before it may have taken their time."""
+        fresh = self._kept.fresh
+        return fresh if fresh is not None and fresh.is_fresh(self._now_us()) else None
+
     def _from_cache(self, index: int) -> Climbed:
-        kept = self._kept
-        tier: CacheTier = kept.tier if kept.fresh is not None else "stale"
-        return self._end(index, kept=kept.fresh or kept.stale, tier=tier)
+        fresh = self._fresh()
+        if fresh is not None:
+            return self._end(index, kept=fresh, tier=self._kept.tier)
+        return self._end(index, kept=self._kept.stale or self._kept.fresh, tier="stale")
 
     def _nothing(self, wait_us: int) -> Climbed:
         """Nothing is left: the last provider's own error where there is one, a budget's refusal, or our own words."""
@@ -458,8 +533,8 @@ class Climb:
         return Climbed(
             rung=self._route.rungs[index].name if index >= 0 else "refused",
             decision=decision,
-            serial=self._attempts + 1,
-            number=self._left + 1,
+            serial=self._serial + 1,
+            number=self._next_number(),
             by=by,
             done=done,
             cause=cause,
@@ -467,16 +542,16 @@ class Climb:
             tier=tier,
             reason=reason,
             wait_us=wait_us,
+            barred=self._survey.barred() if by is None and kept is None else None,
             left_for=self._survey.left_for(),
             left_provider=self._survey.first_provider(),
         )
 
-    def _why(self, index: int, chosen: Pick, *, hedges: bool) -> Why:
+    def _why(self, index: int, chosen: Pick, number: int, *, hedges: bool) -> Why:
         verdict = _kind(chosen, hedges=hedges)
         rung = self._route.rungs[index]
-        number = self._left + len(self._running) + 1
         decision = self._survey.decision(index, verdict, [each.index for each in self._running])
-        return Why(self._attempts, number, rung.name, self._survey.left_for(), decision)
+        return Why(self._serial, number, rung.name, self._survey.left_for(), decision)
 
 
 def _kind(chosen: Pick, *, hedges: bool) -> str:

@@ -23,7 +23,17 @@ from bursar.core.tool_prices import ToolPrice
 from bursar.core.values import valueclass
 from bursar.wire.dialect import RequestFacts
 
-__all__ = ["CHUNK_TOKENS", "LOOK_AHEAD_TOKENS", "Ask", "Ended", "Permit", "final_changes", "permit_of", "time_of"]
+__all__ = [
+    "CHUNK_TOKENS",
+    "LOOK_AHEAD_TOKENS",
+    "Ask",
+    "Ended",
+    "Permit",
+    "final_changes",
+    "is_degraded",
+    "permit_of",
+    "time_of",
+]
 
 CHUNK_TOKENS: Final = 2_048
 """Output tokens by which the hold of a running stream is extended."""
@@ -111,6 +121,12 @@ def final_changes(admitted: Admitted) -> Changes:
         left = amount_text(admitted.tightest.budget.unit, max(0, admitted.left or 0))
         changes = replace(changes, note=changes.note.replace("{left}", left))
     return changes
+
+
+def is_degraded(admitted: Admitted | None) -> bool:
+    """Whether a budget made of a request something that has another answer. A lower cap alone has not, as long as the answer ended
+    below it."""
+    return admitted is not None and replace(admitted.offer.changes, output_cap=None) != UNCHANGED
 
 
 def permit_of(opening: Opening, held: Held) -> Permit:

@@ -426,7 +426,7 @@ class CacheStore(Protocol):
         ...
 
     async def put(self, entry: CacheEntry, /) -> None:
-        """Keep it, replacing what has its key. What has no room in the whole store is not kept."""
+        """Keep it, replacing what has its key, unless that was asked for later. What has no room in the whole store is not kept."""
         ...
 
     async def remove(

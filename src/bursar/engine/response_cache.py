@@ -18,6 +18,7 @@ from bursar.core.caching import CacheDirective, CacheEntry, CachePolicy, CacheTi
 from bursar.core.call import Settled
 from bursar.core.errors import BursarError, CacheError
 from bursar.core.values import valueclass
+from bursar.wire.finishes import GOOD_FINISHES, TOOL_FINISHES
 
 from .ports import CacheStore
 from .survey import Kept
@@ -30,15 +31,14 @@ _US: Final = 1_000_000
 _KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
 _GIVEN_MAX: Final = 20_000
 _FLIGHT_S_MAX: Final = 120.0
-_GOOD_FINISHES: Final = frozenset({"stop", "end_turn", "stop_sequence", "STOP", "completed", ""})
-_TOOL_FINISHES: Final = frozenset({"tool_calls", "tool_use", "function_call"})
 
 NOTHING_KEPT: Final = Kept(None, "exact", None, {})
 
 
 @valueclass
 class CacheAsk:
-    """A request as the cache knows it. ``key`` "" where it is not to be looked for, ``why_not`` says why."""
+    """A request as the cache knows it. ``key`` "" where it is not to be looked for, ``why_not`` says why. ``meant`` is what beside
+    the body says which answer is meant."""
 
     key: str
     tier: CacheTier
@@ -47,6 +47,7 @@ class CacheAsk:
     policy: CachePolicy
     directive: CacheDirective = ""
     why_not: str = ""
+    meant: str = ""
 
     @property
     def looks(self) -> bool:
@@ -70,16 +71,26 @@ class Flight:
         self._future = future
         self.leads = leads
 
-    async def wait(self) -> CacheEntry | None:
-        """What the leader got, None where that may not be given to others, or where it takes too long."""
-        done, _ = await asyncio.wait([self._future], timeout=_FLIGHT_S_MAX)
-        return self._future.result() if done else None
+    async def wait(self, limit_s: float | None = None) -> CacheEntry | None:
+        """What the leader got, None where that may not be given to others, where it takes too long, or where nobody leads any more."""
+        await asyncio.wait([self._future], timeout=_FLIGHT_S_MAX if limit_s is None else min(limit_s, _FLIGHT_S_MAX))
+        return self._future.result() if self._future.done() and not self.left else None
+
+    @property
+    def left(self) -> bool:
+        """Whether its leader went away before it had an answer: another may lead."""
+        return self._future.cancelled()
 
     def land(self, entry: CacheEntry | None) -> None:
         """Tell those who wait. The leader must, however its call ends; twice changes nothing."""
         if self.leads and not self._future.done():
             self._future.set_result(entry)
-            self._cache.landed(self._key)
+            self._cache.landed(self._key, self._future)
+
+    def leave(self) -> None:
+        """The leader goes away."""
+        if self.leads and self._future.cancel():
+            self._cache.landed(self._key, self._future)
 
 
 class ResponseCache:
@@ -130,6 +141,7 @@ class ResponseCache:
     async def clear(
         self, *, key: str = "", tag: str = "", tenant: str = "", route: str = "", everything: bool = False
     ) -> int:
+        self._flights.clear()  # whoever asks from now on is not given what is void
         if self.store is None:
             return 0
         return await self.store.remove(key=key, tag=tag, tenant=tenant, route=route, everything=everything)
@@ -158,8 +170,9 @@ class ResponseCache:
         future = self._flights[key] = asyncio.get_running_loop().create_future()
         return Flight(self, key, future, leads=True)
 
-    def landed(self, key: str) -> None:
-        self._flights.pop(key, None)
+    def landed(self, key: str, future: asyncio.Future[CacheEntry | None]) -> None:
+        if self._flights.get(key) is future:
+            del self._flights[key]
 
     def looked(self, route: str, outcome: str) -> None:
         self.lookups[route, outcome] += 1
@@ -190,11 +203,14 @@ def keepable(policy: CachePolicy, done: Settled, body: bytes) -> str:
         return "it is no answer"
     if attempt.charge.estimated:
         return "it did not come whole"
-    if attempt.finish in _TOOL_FINISHES or attempt.tools:
-        if not policy.tool_calls:
+    if attempt.error:
+        return attempt.error
+    if attempt.opening.operation != "embeddings":  # they have no finish
+        asks_for_tools = attempt.finish in TOOL_FINISHES
+        if not asks_for_tools and attempt.finish not in GOOD_FINISHES:
+            return f"it ended with {attempt.finish or 'no word why'}"
+        if (asks_for_tools or attempt.tools) and not policy.tool_calls:
             return "it asks for tools"
-    elif attempt.finish not in _GOOD_FINISHES:
-        return f"it ended with {attempt.finish}"
     if not body or len(body) > _KEPT_BYTES_MAX:
         return f"it has {len(body)} bytes"
     return ""

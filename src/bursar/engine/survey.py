@@ -17,12 +17,12 @@ from bursar.core.caching import CacheEntry, CacheTier
 from bursar.core.call import Done, Settled
 from bursar.core.failures import Cause
 from bursar.core.money import NanoUSD
-from bursar.core.routes import Pick, Route, RouteRung, Standing, pick, too_dear
+from bursar.core.routes import Pick, Route, RouteRung, Standing, pick
 from bursar.core.values import valueclass
 
 from .health import Health, Target, TargetHealth
 
-__all__ = ["Candidate", "Candidates", "Kept", "Survey", "Why"]
+__all__ = ["Barred", "Candidate", "Candidates", "Kept", "Survey", "Why"]
 
 _NO_VERDICT: Final = Verdict("closed")
 _encode: Final = msgspec.json.Encoder().encode
@@ -50,6 +50,14 @@ class Why:
     decision: str
 
 
+@valueclass
+class Barred:
+    """Why a rung cannot take a call at all. ``by_request``: for what the request asks, and not for something that we lack."""
+
+    why: str
+    by_request: bool = False
+
+
 class Candidate(Protocol):
     """One attempt that a door could make."""
 
@@ -64,8 +72,9 @@ class Candidate(Protocol):
     @property
     def context_window(self) -> int | None: ...
 
-    async def make(self, why: Why, shows: Callable[[], bool]) -> Done:
-        """Hold, send, settle. ``shows`` is called once, before the client sees the first of it; False: it must not."""
+    async def make(self, why: Why, leaves: Callable[[], None], shows: Callable[[], bool]) -> Done:
+        """Hold, send, settle. ``leaves`` is called when its budgets have let it go, ``shows`` once, before the client sees the
+        first of it; False: it must not."""
         ...
 
     @property
@@ -84,20 +93,30 @@ class Candidate(Protocol):
 
     def retry_after_s(self) -> float | None: ...
 
+    @property
+    def passed_over(self) -> str:
+        """Why it was not made after all once its budgets were looked at, "" where it was."""
+        ...
+
     def goes_on(self) -> bool:
         """Whether another attempt could go on with the answer of which the client has seen a part."""
         ...
 
-    def stopping(self, reason: str) -> None:
-        """It is about to be cancelled by us, for this reason."""
+    def stopping(self, reason: str, *, failed: bool) -> None:
+        """It is about to be cancelled by us, for this reason. ``failed``: its provider took too long."""
         ...
 
 
 class Candidates(Protocol):
     """The rungs of a route as attempts of one call."""
 
-    def ready(self, index: int) -> Candidate | str:
-        """The attempt, or why this rung cannot take the call."""
+    @property
+    def asked(self) -> str:
+        """The operation that the client asked for: an attempt's may be another one's dialect."""
+        ...
+
+    def ready(self, index: int) -> Candidate | Barred:
+        """The attempt, or why there is none."""
         ...
 
 
@@ -112,7 +131,7 @@ class Survey:
         self._health = health
         self._kept = kept
         self._now_us = now_us
-        self._ready: dict[int, Candidate | str] = {}
+        self._ready: dict[int, Candidate | Barred] = {}
         self._standings: dict[int, Standing] = {}
         self.passed: dict[int, str] = {}
         self.failed: dict[int, Cause] = {}
@@ -123,14 +142,19 @@ class Survey:
 
     def choose(self, order: Sequence[int]) -> Pick:
         """The rung to take now, of these."""
-        self.has_model(order)
+        now_us = self._now_us()
+
+        def standing_of(index: int) -> Standing:
+            found = self._standings[index] = self._standing(index, self._route.rungs[index], now_us)
+            return found
+
         has_stale = self._kept.stale is not None or self._kept.fresh is not None
-        return pick(self._route, order, self._standings, has_stale=has_stale)
+        return pick(self._route, order, standing_of, has_stale=has_stale, causes=frozenset(self.failed.values()))
 
     def has_model(self, order: Sequence[int]) -> bool:
-        """Whether a model of these could be asked now. They are looked at up to the first that could."""
-        now_us, rungs = self._now_us(), self._route.rungs
-        return any(rungs[index].kind == "model" and self._is_open_to(index, rungs[index], now_us) for index in order)
+        """Whether a model of these could be asked now."""
+        found = self.choose([index for index in order if self._route.rungs[index].kind == "model"])
+        return found.index is not None and not found.panic
 
     def roomier(self, at: int, than: Candidate) -> frozenset[int]:
         """The rungs after ``at`` whose context window is known to be larger than this one's."""
@@ -140,27 +164,23 @@ class Survey:
             if self._route.rungs[after].kind == "model":
                 self._standing(after, self._route.rungs[after], self._now_us())
                 other = self._ready[after]
-                if window is not None and not isinstance(other, str) and (other.context_window or 0) > window:
+                if window is not None and not isinstance(other, Barred) and (other.context_window or 0) > window:
                     found.add(after)
         return frozenset(found)
-
-    def _is_open_to(self, index: int, rung: RouteRung, now_us: int) -> bool:
-        standing = self._standings[index] = self._standing(index, rung, now_us)
-        return not standing.barred and standing.verdict.state != "open" and not too_dear(rung, standing)
 
     def _standing(self, index: int, rung: RouteRung, now_us: int) -> Standing:
         ready = self._ready.get(index)
         if ready is None:
             ready = self._ready[index] = self._candidates.ready(index)
-        if isinstance(ready, str):
-            return Standing(_NO_VERDICT, barred=ready)
+        if isinstance(ready, Barred):
+            return Standing(_NO_VERDICT, barred=ready.why)
         verdict = self._health.of(ready.target, rung.breaker).verdict(now_us)
         return Standing(verdict, expected=ready.expected)
 
     def candidate(self, index: int) -> Candidate:
         """The attempt that this rung would be. It was chosen: it can take the call."""
         ready = self._ready[index]
-        assert not isinstance(ready, str)
+        assert not isinstance(ready, Barred)
         return ready
 
     def expected(self, index: int) -> NanoUSD | None:
@@ -194,7 +214,15 @@ class Survey:
     def first_provider(self) -> str:
         """Whose the first model is, "" where that is not known."""
         ready = self._ready.get(self._first_model())
-        return "" if ready is None or isinstance(ready, str) else ready.target.provider
+        return "" if ready is None or isinstance(ready, Barred) else ready.target.provider
+
+    def barred(self) -> Barred | None:
+        """Why no model of the route can take this call, now or later; None where one could."""
+        models = [index for index, rung in enumerate(self._route.rungs) if rung.kind == "model"]
+        found = [ready for index in models if isinstance(ready := self._ready.get(index), Barred)]
+        if not found or len(found) < len(models):
+            return None
+        return next((each for each in found if each.by_request), found[0])
 
     def reasons(self) -> str:
         """Why no rung is left, for people."""
@@ -211,7 +239,7 @@ class Survey:
         for index, rung in enumerate(self._route.rungs):
             found: dict[str, Any] = {"rung": rung.name}
             ready = self._ready.get(index)
-            if ready is not None and not isinstance(ready, str):
+            if ready is not None and not isinstance(ready, Barred):
                 found |= {"provider": ready.target.provider, "model": ready.target.model}
             elif rung.provider:
                 found |= {"provider": rung.provider, "model": rung.model}
@@ -228,14 +256,17 @@ class Survey:
                 found |= {"verdict": "failed", "why": self.failed[index]}
             elif index in self.passed:
                 found |= {"verdict": "passed", "why": self.passed[index]}
+            elif index < taken and rung.when and rung.when.isdisjoint(self.failed.values()):
+                found |= {"verdict": "passed", "why": f"only for {', '.join(sorted(rung.when))}"}
             else:
-                found["verdict"] = "not needed"
+                found["verdict"] = "not tried" if index < taken else "not needed"
             candidates.append(found)
         rung = self._route.rungs[taken].name if taken >= 0 else "refused"
         decision = {
             "rung": rung,
             "why": self._reason(taken, verdict),
             "route": self._route.name,
+            "asked": self._candidates.asked,
             "candidates": candidates,
             "propensity": 1,
             "cache": {**self._kept.said, "tier": kept_tier} if kept_tier else self._kept.said,
@@ -245,8 +276,10 @@ class Survey:
     def _reason(self, taken: int, verdict: str) -> str:
         if verdict in ("panic", "probe", "hedge", "refused"):
             return verdict
-        if self.first_cause:
-            return f"the rung before it failed: {self.first_cause}"
+        if taken in self.failed:
+            return f"retry: it failed before: {self.failed[taken]}"
+        if failed := [index for index in self.failed if index < taken]:
+            return f"the rung before it failed: {self.failed[max(failed)]}"
         passed = [f"{_named(self._route.rungs[index])}: {why}" for index, why in self.passed.items() if index < taken]
         return f"passed over {'; '.join(passed)}" if passed else "asked"
 

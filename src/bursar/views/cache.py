@@ -1,12 +1,14 @@
 """What the caches of answers saved, by tier, and what they cost.
 
 Rule 1: what was avoided is no spend, and never added to any. A hit on an answer of which nobody knows the cost is counted as that.
-Rule 2: a stale answer was given because nothing else answered: it is no hit, and has no share.
+Rule 2: a call asks a cache once, however many attempts it takes: what was no hit is a miss. A stale answer was given because
+        nothing else answered: it is no hit, and has no share.
 Rule 3: net is what was avoided less what was paid for the cache itself: embeddings, and calls that verify.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["CacheReport", "Kind", "Tier", "Upkeep", "cache_report"]
 
 _MISS: Final = "miss"
+_PARTS: Final = 10_000
 _STALE: Final = "stale"
 
 
@@ -56,12 +59,12 @@ class Kind:
     def lookups(self) -> int:
         return self.hits + self.misses
 
-    def share(self, tier: Tier | None = None) -> float | None:
-        """Of all that was asked, how much was answered (by one tier), with four decimals; None where nothing was."""
+    def share(self, tier: Tier | None = None, parts: int = _PARTS) -> int | None:
+        """Of all that was asked, how much was answered (by one tier), in so many parts of the whole; None where nothing was."""
         part = self.hits if tier is None else tier.count
         if not self.lookups or (tier is not None and not tier.is_hit):
             return None
-        return round(part * 10_000 / self.lookups) / 10_000
+        return (2 * parts * part + self.lookups) // (2 * self.lookups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +108,12 @@ class CacheReport:
                     "lookups": kind.lookups,
                     "hits": kind.hits,
                     "misses": kind.misses,
-                    "hit_share": kind.share(),
+                    "hit_share": _fraction(kind.share()),
                     "tiers": [
                         {
                             "tier": tier.tier,
                             "count": tier.count,
-                            "share": kind.share(tier),
+                            "share": _fraction(kind.share(tier)),
                             "avoided_usd": _known(tier),
                             "unknown_cost": tier.unknown,
                         }
@@ -130,8 +133,17 @@ class CacheReport:
         }
 
 
+def _fraction(share: int | None) -> float | None:
+    return None if share is None else share / _PARTS
+
+
 def _known(tier: Tier) -> str | None:
     return None if tier.unknown == tier.count else cost_text(tier.avoided_nanousd)
+
+
+def _kind(kind: str, asked: int, tiers: tuple[Tier, ...]) -> Kind:
+    """Rule 2. A question may be about a part of a call's attempts, its answer and not its first one."""
+    return Kind(kind, max(0, asked - sum(tier.count for tier in tiers if tier.is_hit)), tiers)
 
 
 def cache_report(
@@ -144,15 +156,14 @@ def cache_report(
     """What was asked of caches in the time span by calls that have the given column values. Raises BadQuestion."""
     matching = make_filter(since, until, where or {})
     rows = queries.rows(statement("cache", "tiers", condition=matching.condition), matching.parameters)
-    misses: dict[str, int] = {}
+    asked: Counter[str] = Counter()
     tiers: dict[str, list[Tier]] = {}
     for row in rows:
         found = tiers.setdefault(row["kind"], [])
-        if row["tier"] == _MISS:
-            misses[row["kind"]] = row["count"]
-        else:
-            found.append(Tier(row["tier"], row["count"], row["avoided_nanousd"] or 0, row["unknown"]))
-    kinds = tuple(Kind(kind, misses.get(kind, 0), tuple(found)) for kind, found in tiers.items())
+        asked[row["kind"]] += row["calls"]
+        if row["tier"] != _MISS:
+            found.append(Tier(row["tier"], row["attempts"], row["avoided_nanousd"] or 0, row["unknown"]))
+    kinds = tuple(_kind(kind, asked[kind], tuple(found)) for kind, found in tiers.items())
     paid = {
         row["is_embedding"]: Upkeep(row["calls"], row["cost_nanousd"], row["unpriced"])
         for row in queries.rows(statement("cache", "upkeep", condition=matching.condition), matching.parameters)

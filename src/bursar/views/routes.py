@@ -2,7 +2,8 @@
 
 Rule 1: a call is counted once, at the rung where it ended: the attempt that answered it, else its last one.
 Rule 2: an answer from the cache is a call and no attempt. What never left a gateway is not in the ledger, and not here.
-Rule 3: what a limit leaves out is counted; the figures of a route are over all of its rungs.
+Rule 3: what a limit leaves out is counted; the figures of a route are over all of its rungs. What is older than the retention
+        has no route any more: it is counted too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .spend import ROWS_MAX
 if TYPE_CHECKING:
     from bursar.engine.ports import Queries  # a report must not pay for loading the engine
 
-__all__ = ["Figures", "RouteFigures", "RouteReport", "RungFigures", "routes"]
+__all__ = ["Figures", "RouteFigures", "RouteReport", "RungFigures", "names_of_routes", "routes"]
 
 _OF_ATTEMPTS: Final = ("model", "provider", "status", "kind")
 _ROUTES_MAX: Final = 1_000
@@ -86,10 +87,12 @@ class RouteFigures:
 
 @dataclass(frozen=True, slots=True)
 class RouteReport:
-    """Routes, those with most calls first. ``rung_count`` counts all rungs, also those past the limit."""
+    """Routes, those with most calls first. ``rung_count`` counts all rungs, also those past the limit; ``rolled_up_attempts`` what is
+    in no figure because it was summed up without its route, answers from the cache included."""
 
     routes: tuple[RouteFigures, ...]
     rung_count: int
+    rolled_up_attempts: int
 
     @property
     def more_rungs(self) -> int:
@@ -108,6 +111,7 @@ class RouteReport:
                 for route in self.routes
             ],
             "more_rungs": self.more_rungs,
+            "rolled_up_attempts": self.rolled_up_attempts,
         }
 
 
@@ -153,4 +157,10 @@ def routes(
         for row in rows
         if row["is_route"]
     )
-    return RouteReport(found, rows[0]["rung_count"] if rows else 0)
+    (old,) = queries.rows(statement("routes", "rolled_up", condition=matching.condition), matching.parameters)
+    return RouteReport(found, rows[0]["rung_count"] if rows else 0, old["attempts"])
+
+
+def names_of_routes(queries: Queries) -> tuple[str, ...]:
+    """The routes that have calls in the ledger."""
+    return tuple(row["route"] for row in queries.rows(statement("routes", "names"), {"limit": _ROUTES_MAX}))

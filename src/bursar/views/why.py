@@ -1,6 +1,7 @@
 """Why a call took the rung it took: everything its choice was made of, and what became of each attempt.
 
 Rule 1: a call is told as a whole: an attempt's decision was stored before it left, so what became of it is taken from the rows.
+        A rung that was not needed yet, of a call that nobody answered, was not tried.
 Rule 2: what nobody stored is not known: a call that was only observed (telemetry, imports) has no candidates.
 Rule 3: what is stored may have come from another process: what is not as expected is left out, never an error.
 """
@@ -30,6 +31,7 @@ __all__ = [
     "CallAttempt",
     "Candidate",
     "NoCall",
+    "PromptCachePart",
     "SeveralCalls",
     "WhyCall",
     "why",
@@ -73,7 +75,7 @@ class Candidate:
     """One rung as it was looked at, and what became of it.
 
     ``verdict``: taken, or taken as a probe, in panic, as a hedge; failed; passed (over); cancelled (another was faster); not
-    needed; "" where none was stored. ``charged_nanousd`` is what its attempts cost together, None where it made none or none is
+    needed; not tried; "" where none was stored. ``charged_nanousd`` is what its attempts cost together, None where it made none or none is
     priced. ``status`` and ``http_status`` are those of its last attempt.
     """
 
@@ -153,14 +155,38 @@ class BudgetPart:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptCachePart:
+    """What was done for the provider's own cache of prompts. ``marks`` are the places that were marked, for ``ttl``; ``keyed``: it
+    was given a key instead; neither: ``why`` not. ``expected_nanousd`` is what the marks are expected to gain, ``chance_permille``
+    how likely the prompt is to come again in time, ``read_tokens`` what of it should be there already. ``parted_at`` is the path
+    and byte at which it parted from the prompt before it, "" where it only adds to that."""
+
+    marks: tuple[str, ...]
+    ttl: str
+    keyed: bool
+    why: str
+    expected_nanousd: int | None
+    chance_permille: int | None
+    read_tokens: int | None
+    parted_at: str
+
+    def to_json(self) -> dict[str, Any]:
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        expected_usd = cost_text(values.pop("expected_nanousd"))
+        return {**values, "marks": list(self.marks), "expected_usd": expected_usd}
+
+
+@dataclass(frozen=True, slots=True)
 class WhyCall:
     """A call with its attempts. ``by`` is the one that answered, else the last; ``asked_attempt`` the one asked for, "" for none.
 
+    ``asked`` is the operation that the client asked for, "" where it is not known: that of an attempt may be its translation.
     ``elapsed_ms`` is from the start of the first attempt to the end of the last, None where no end is known.
     """
 
     call_id: str
     asked_attempt: str
+    asked: str
     scope: Mapping[str, str]
     stream: bool
     route: str
@@ -175,6 +201,7 @@ class WhyCall:
     candidates: tuple[Candidate, ...]
     cache: CacheState
     budget: BudgetPart | None
+    prompt_cache: PromptCachePart | None
 
     def to_json(self) -> dict[str, Any]:
         step = self.by.step
@@ -182,6 +209,7 @@ class WhyCall:
             "call_id": self.call_id,
             "asked_attempt": self.asked_attempt,
             "started_at": time_text(self.first_us),
+            "asked": self.asked,
             **{name: getattr(step, name) for name in ("kind", "door", "operation", "model_asked")},
             **self.scope,
             "stream": self.stream,
@@ -197,6 +225,7 @@ class WhyCall:
             "candidates": [candidate.to_json() for candidate in self.candidates],
             "cache": self.cache.to_json(),
             "budget": self.budget.to_json() if self.budget else None,
+            "prompt_cache": self.prompt_cache.to_json() if self.prompt_cache else None,
             "attempts": [attempt.to_json() for attempt in self.attempts],
             "attempts_left_out": self.attempt_count - len(self.attempts),
         }
@@ -249,6 +278,7 @@ def _call(rows: Sequence[Mapping[str, Any]], asked_attempt: str) -> WhyCall:
     return WhyCall(
         call_id=row["call_id"],
         asked_attempt=asked_attempt,
+        asked=_asked(by),
         scope={name: row[name] for name in _SCOPE},
         stream=row["stream"],
         route=_text(by.decision, "route"),
@@ -263,7 +293,14 @@ def _call(rows: Sequence[Mapping[str, Any]], asked_attempt: str) -> WhyCall:
         candidates=_candidates(attempts, by),
         cache=_cache(by),
         budget=_budget(by),
+        prompt_cache=_prompt_cache(by),
     )
+
+
+def _asked(by: CallAttempt) -> str:
+    """Without a route, and from the cache, the call is booked as the client made it; on a route it may have been translated."""
+    as_it_came = not _text(by.decision, "route") or by.cache not in ("", "miss")
+    return _text(by.decision, "asked") or (by.step.operation if as_it_came else "")
 
 
 def _attempt(row: Mapping[str, Any]) -> CallAttempt:
@@ -309,8 +346,11 @@ def _candidate(raw: Mapping[str, Any]) -> Candidate:
 
 def _ended(candidate: Candidate, made: Sequence[CallAttempt], by: CallAttempt) -> Candidate:
     """The candidate with what its attempts came to."""
+    if not made and candidate.verdict == "running":
+        return replace(candidate, verdict="not tried", why="it was begun, and nothing of it left")
     if not made:
-        return candidate
+        is_void = candidate.verdict == "not needed" and not by.is_answer
+        return replace(candidate, verdict="not tried") if is_void else candidate
     last = made[-1]
     verdict, reason = candidate.verdict, candidate.why
     taken = _taken(by.decision) if by in made and by.is_answer else None
@@ -355,15 +395,29 @@ def _budget(by: CallAttempt) -> BudgetPart | None:
     raw = _part(by.decision, "budget")
     if raw is None:
         return None
-    changed = raw.get("changed")
-    names = cast("list[Any]", changed) if isinstance(changed, list) else []
     return BudgetPart(
         *(_text(raw, name) for name in ("name", "subject", "window", "unit")),
         share=_whole(raw, "share"),
         left=_whole(raw, "left"),
         held_nanousd=_whole(raw, "held_nanousd"),
         output_cap=_whole(raw, "output_cap"),
-        changed=tuple(name for name in names if isinstance(name, str)),
+        changed=_names(raw, "changed"),
+    )
+
+
+def _prompt_cache(by: CallAttempt) -> PromptCachePart | None:
+    raw = _part(by.decision, "prompt_cache")
+    if raw is None:
+        return None
+    return PromptCachePart(
+        marks=_names(raw, "marks"),
+        ttl=_text(raw, "ttl"),
+        keyed=raw.get("key") is True,
+        why=_text(raw, "why"),
+        expected_nanousd=_whole(raw, "expected_nanousd"),
+        chance_permille=_whole(raw, "chance_permille"),
+        read_tokens=_whole(raw, "read_tokens"),
+        parted_at=_text(raw, "diverged_at"),
     )
 
 
@@ -383,6 +437,12 @@ def _part(raw: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
 def _text(raw: Mapping[str, Any], name: str) -> str:
     found = raw.get(name)
     return found if isinstance(found, str) else ""
+
+
+def _names(raw: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    found = raw.get(name)
+    items = cast("list[Any]", found) if isinstance(found, list) else []
+    return tuple(item for item in items if isinstance(item, str))
 
 
 def _whole(raw: Mapping[str, Any], name: str) -> int | None:

@@ -553,6 +553,9 @@ class MessagesMeter(StreamMeter):
     def complete(self) -> bool:
         return self._ended
 
+    def marked(self) -> bool:
+        return self._stopped
+
     def parts(self) -> tuple[Reading, ...]:
         return self._parts
 

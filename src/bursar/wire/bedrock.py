@@ -507,6 +507,9 @@ class InvokeMeter(_FrameMeter):
     def complete(self) -> bool:
         return self._messages.complete() or super().complete()
 
+    def marked(self) -> bool:
+        return self._messages.marked() or super().complete()
+
     def ending(self) -> bytes:
         if self.error or not self._messages.begun:
             return b""  # another maker's events, or none yet that would say whose they are

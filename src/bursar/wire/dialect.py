@@ -130,6 +130,11 @@ class Meter(Protocol):
         """The output tokens seen so far: what was stated, or the estimate of the characters where that is more."""
         ...
 
+    def ended(self) -> bool:
+        """Whether what ends the stream has come: its dialect's own mark; where there is none, the finish of all that was begun.
+        Of an answer that is one body only its reading tells."""
+        ...
+
     def shows_output(self) -> bool:
         """Whether something has come that a client can see: text, thinking, a tool that is asked for. A stream's opening events,
         and the count of tokens that some of them state, are none."""

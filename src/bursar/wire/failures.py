@@ -3,29 +3,31 @@
 Rule 1: the status decides, unless the words say more: providers refuse a prompt that is too long, a policy and an empty account
         with the same 400 or 429 as anything else.
 Rule 2: of an answer that came whole only what nobody could use is a failure: a body that cannot be read, nothing in it, or
-        the provider's own filter in the place of an answer.
+        an ending that is not the model's own (``ENDINGS``).
 Rule 3: ``Retry-After`` is seconds or a date (RFC 9110, 10.2.3); OpenAI adds ``retry-after-ms``, Google a ``RetryInfo`` in the
         body (google.rpc, error_details.proto). The nearest to the provider's own words wins: milliseconds, seconds, body.
+Rule 4: a 429 that says when to come again, or names itself a limit of the rate, is one, whatever it says of plans and bills:
+        an empty account is not filled by waiting.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 from bursar.core.call import Reply
 from bursar.core.failures import Cause
 
-__all__ = ["cause_of", "retry_after_s"]
+__all__ = ["ENDINGS", "cause_of", "retry_after_s"]
 
 _WAIT_S_MAX: Final = 86_400
 _LOOKED_AT: Final = 4_096
 
 _CONTEXT: Final = re.compile(
-    rb"context[_ ]length|context window|maximum context|prompt is too long|input is too long|too many (input )?tokens"
-    rb"|input token count|exceeds? the (maximum|max)[^.]{0,40}tokens|string_above_max_length|request too large for"
+    rb"context[_ ](length|window|limit|size)|maximum (context|prompt length)|(prompt|input) is too long|input token count"
+    rb"|too many (input )?tokens|exceeds? the (maximum|max)[^.]{0,40}tokens|string_above_max_length|request too large for"
     rb"|reduce the length of",
     re.IGNORECASE,
 )
@@ -39,6 +41,10 @@ _QUOTA: Final = re.compile(
     rb"|payment required|out of credits",
     re.IGNORECASE,
 )
+_RATE: Final = re.compile(rb'rate_limit_(error|exceeded)|"retryDelay"|(try again|retry) in \d', re.IGNORECASE)
+_KEY: Final = re.compile(
+    rb"API_KEY_INVALID|(incorrect|invalid)[_ ]api[_ ]key|api key (not valid|expired)", re.IGNORECASE
+)
 _MODEL: Final = re.compile(
     rb"model_not_found|model identifier is invalid|not_found_error|is not found for API version|model [^ ]{1,200} is not supported\b",
     re.IGNORECASE,
@@ -46,18 +52,35 @@ _MODEL: Final = re.compile(
 # What the model itself said could not be read as a call of a tool: the next one may do better.
 _INVALID: Final = re.compile(rb"tool_use_failed")
 _RETRY_INFO: Final = re.compile(rb'"retryDelay"\s*:\s*"(\d{1,7}(?:\.\d{1,9})?)s"')
-_FILTERED: Final = frozenset(
-    {
-        "content_filter",
-        "refusal",
-        "SAFETY",
-        "PROHIBITED_CONTENT",
-        "BLOCKLIST",
-        "SPII",
-        "RECITATION",
-        "guardrail_intervened",
-    }
-)
+ENDINGS: Final[Mapping[str, Cause]] = {
+    **dict.fromkeys(
+        (
+            "content_filter", "refusal",  # OpenAI, Anthropic
+            "guardrail_intervened", "content_filtered",  # Bedrock
+            "ERROR_TOXIC",  # Cohere
+            # Gemini, of a prompt as of an answer. OTHER too: its troubleshooting guide explains that by Google's terms.
+            "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION", "JAILBREAK", "MODEL_ARMOR", "ESCALATION", "OTHER",
+            "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "IMAGE_OTHER",
+        ),
+        "content_policy",
+    ),
+    **dict.fromkeys(
+        (
+            "malformed_model_output", "malformed_tool_use",  # Bedrock
+            "MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS",
+            "MISSING_THOUGHT_SIGNATURE", "NO_IMAGE",
+            "LANGUAGE",  # one that this model does not speak; another may
+        ),
+        "invalid",
+    ),
+    "PUP_LIMITED_DISABLED": "auth",  # Google: the account is limited or disabled
+    "failed": "server",  # OpenAI's responses
+    "error": "server",  # Mistral, OpenRouter
+    "ERROR": "server",  # Cohere
+    "TIMEOUT": "timeout",  # Cohere
+    "insufficient_system_resource": "overload",  # DeepSeek
+}  # fmt: skip
+"""The finishes that make no answer, whatever came before them, and why."""
 
 
 def cause_of(reply: Reply, body: bytes = b"") -> Cause | None:
@@ -72,8 +95,8 @@ def cause_of(reply: Reply, body: bytes = b"") -> Cause | None:
     if reply.status == "error":
         return "timeout" if "timed out" in reply.reading.error else "cut"
     reading = reply.reading
-    if reading.finish in _FILTERED:
-        return "content_policy"
+    if ending := ENDINGS.get(reading.finish):
+        return ending
     if reading.usage is None and reading.reason.startswith("the body cannot be read"):
         return "invalid"
     if reading.error and not reading.finish:
@@ -86,12 +109,14 @@ def cause_of(reply: Reply, body: bytes = b"") -> Cause | None:
 def _refused(status: int, body: bytes) -> Cause:
     if status in (400, 413, 422) and _CONTEXT.search(body):
         return "context"
-    if status in (400, 402, 403, 429) and _QUOTA.search(body):
+    if status in (400, 402, 403, 429) and _QUOTA.search(body) and not (status == 429 and _RATE.search(body)):
         return "quota"
     if status in (400, 403, 422) and _POLICY.search(body):
         return "content_policy"
     if status == 400 and _INVALID.search(body):
         return "invalid"
+    if status == 400 and _KEY.search(body):
+        return "auth"
     if status == 404 or (status == 400 and _MODEL.search(body)):
         return "model"
     match status:

@@ -42,6 +42,7 @@ from .dialect import (
     scope_facts,
     unreadable,
 )
+from .finishes import worst_finish
 from .meters import StreamMeter
 from .shape_gemini import generate_edits
 from .shaping import shapes
@@ -159,6 +160,7 @@ class _Grounding(Struct, rename="camel", gc=False):
 
 
 class _Candidate(Struct, rename="camel"):
+    index: Any = None
     content: _Content | None = None
     finish_reason: str | None = None
     grounding_metadata: _Grounding | None = None
@@ -341,15 +343,12 @@ def _searches_max(request: _FullRequest, model: str) -> int | None:
 
 
 def _outcome(response: _Response) -> tuple[str, tuple[str, ...]]:
-    finish, tools = "", list[str]()
-    for candidate in response.candidates or ():
-        finish = finish or candidate.finish_reason or ""
-        for part in (candidate.content.parts if candidate.content else None) or ():
-            if part.function_call and part.function_call.name:
-                tools.append(part.function_call.name)
+    candidates = response.candidates or ()
+    finish = worst_finish([candidate.finish_reason or "" for candidate in candidates])
     if not finish and response.prompt_feedback:
         finish = response.prompt_feedback.block_reason or ""
-    return finish, tuple(tools)
+    parts = [part for each in candidates for part in (each.content.parts if each.content else None) or ()]
+    return finish, tuple([part.function_call.name for part in parts if part.function_call and part.function_call.name])
 
 
 def _terms(stated: _Usage) -> Terms:
@@ -440,16 +439,18 @@ _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}"]', re.DOTALL)
 class _Array:
     """Splits a JSON array of objects, incrementally: an element ends where its braces close.
 
-    ``whole`` are the bytes up to the end of the last element that a chunk completed, separators included.
+    ``whole`` are the bytes up to the end of the last element that a chunk completed, separators included. ``closed`` says
+    whether the array has ended.
     """
 
-    __slots__ = ("_depth", "_rest", "_scanned", "_start", "whole")
+    __slots__ = ("_depth", "_rest", "_scanned", "_start", "closed", "whole")
 
     def __init__(self) -> None:
         self._rest = b""
         self._scanned = 0
         self._start = 0
         self._depth = 0
+        self.closed = False
         self.whole = b""
 
     @property
@@ -489,17 +490,20 @@ class _Array:
             self._depth = 0
         self.whole, self._rest = buffer[:end], buffer[end:]
         self._scanned, self._start = at - end, max(0, start - end)
+        self.closed = self._depth == 0 and self._rest.lstrip(b", \t\r\n").startswith(b"]")
         return elements
 
 
 class _GeminiMeter(StreamMeter):
-    __slots__ = ("_array", "_ended", "_last", "_queries", "_stated")
+    __slots__ = ("_array", "_begun", "_blocked", "_ended", "_last", "_queries", "_stated")
 
     def __init__(self, facts: RequestFacts | None, read_body: Any, *, whole_events: bool = False) -> None:
         super().__init__(facts, read_body, whole_events=whole_events)
         self._array: _Array | None = None
         self._stated: _Usage | None = None
-        self._ended = False
+        self._begun: set[int] = set()
+        self._ended: set[int] = set()
+        self._blocked = False
         self._last = b""
         self._queries: list[_Response] = []
 
@@ -533,7 +537,7 @@ class _GeminiMeter(StreamMeter):
         return super().between_events() if self._array is None else self._array.empty
 
     def ending(self) -> bytes:
-        if self._ended or self.error:
+        if self.complete() or self.error:
             return b"]" if self._array is not None and self._whole_events else b""
         last = mapping(msgspec.json.decode(self._last)) if self._last else {}
         prompt, output = self.input_tokens(), self.output_tokens()
@@ -541,8 +545,9 @@ class _GeminiMeter(StreamMeter):
         seen = max(0, output - ((self._stated.thoughts_token_count or 0) if self._stated else 0))
         usage.setdefault("promptTokenCount", prompt)
         usage |= {"candidatesTokenCount": seen, "totalTokenCount": prompt + output}
-        candidate = {"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": "MAX_TOKENS", "index": 0}
-        event: dict[str, Any] = {"candidates": [candidate], "usageMetadata": usage}
+        said = {"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": "MAX_TOKENS"}
+        candidates = [{**said, "index": index} for index in sorted((self._begun or {0}) - self._ended)]
+        event: dict[str, Any] = {"candidates": candidates, "usageMetadata": usage}
         event["modelVersion"] = self.model or (self.facts.model if self.facts else "")
         event["responseId"] = self.response_id
         data = msgspec.json.encode(event)
@@ -559,7 +564,12 @@ class _GeminiMeter(StreamMeter):
             self.error = error_text(response.error)
         finish, tools = _outcome(response)
         self.tools += tools
-        for candidate in response.candidates or ():
+        for place, candidate in enumerate(response.candidates or ()):
+            index = candidate.index if isinstance(candidate.index, int) else place
+            self._begun.add(index)
+            if candidate.finish_reason:
+                self._ended.add(index)
+                self.finished(candidate.finish_reason)
             for part in (candidate.content.parts if candidate.content else None) or ():
                 self.characters += len(part.text or "")
                 if part.function_call is not None:
@@ -569,9 +579,9 @@ class _GeminiMeter(StreamMeter):
         if response.usage_metadata is not None:
             self._stated = response.usage_metadata
             self.terms = _terms(self._stated)
-        if finish:
-            self.finish_reason = finish
-            self._ended = True
+        if finish and not self._ended:  # the prompt was blocked
+            self._blocked = True
+            self.finished(finish)
         return False
 
     def usage(self) -> Usage | None:
@@ -580,7 +590,10 @@ class _GeminiMeter(StreamMeter):
         return convert(self._stated, _searches(self.model, _queries(self._queries)))
 
     def complete(self) -> bool:
-        return self._ended
+        return self._blocked or (bool(self._ended) and self._begun <= self._ended)
+
+    def marked(self) -> bool:
+        return self.complete() and (self._array is None or self._array.closed)
 
 
 DIALECT: Final = Gemini()

@@ -251,6 +251,9 @@ class _GenericMeter:
     def output_tokens(self) -> int:
         return self._meter.output_tokens() if self._meter is not None else 0
 
+    def ended(self) -> bool:
+        return self._meter is None or self._meter.ended()
+
     def shows_output(self) -> bool:
         return self._meter.shows_output() if self._meter is not None else bool(self._kept)
 

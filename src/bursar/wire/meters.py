@@ -19,6 +19,7 @@ from bursar.core.prices import Reading, Terms
 from bursar.core.usage import Usage
 
 from .dialect import UNREADABLE, Contradiction, RequestFacts, ceil_tokens, cut_usage, named, with_request
+from .finishes import worst_finish
 from .sse import Splitter, event_data
 
 __all__ = ["BODY_BYTES_MAX", "StreamMeter"]
@@ -78,6 +79,10 @@ class StreamMeter:
     def complete(self) -> bool:
         """Whether the stream has stated its final usage."""
         raise NotImplementedError
+
+    def marked(self) -> bool:
+        """Whether the event that ends a stream has come. Where the dialect has none: whether all that was begun has ended."""
+        return self.complete()
 
     def ending(self) -> bytes:
         """What is missing at the end of the stream (rule 4)."""
@@ -160,6 +165,13 @@ class StreamMeter:
         except Contradiction:
             stated = None
         return max(stated.output_tokens if stated is not None else 0, ceil_tokens(self.characters))
+
+    def ended(self) -> bool:
+        return self._body is not None or self.marked()
+
+    def finished(self, finish: str) -> None:
+        """One of the answer's choices has ended like this."""
+        self.finish_reason = worst_finish((self.finish_reason, finish)) if self.finish_reason else finish
 
     def shows_output(self) -> bool:
         return self.characters > 0 or bool(self.tools)

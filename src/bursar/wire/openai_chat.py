@@ -42,6 +42,7 @@ from .dialect import (
     scope_facts,
     unreadable,
 )
+from .finishes import finish_said, worst_finish
 from .meters import StreamMeter
 from .openai_usage import INCLUSIVE, ChatUsage, Quirks, chat_usage, reported_cost
 from .shape_openai import OPENAI_REQUESTS, ChatRequests, chat_edits
@@ -123,6 +124,7 @@ class _ToolCall(Struct, gc=False):
 
 
 class _Message(Struct):
+    refusal: Any = None
     tool_calls: list[_ToolCall] | None = None
     function_call: _Function | None = None
 
@@ -257,7 +259,7 @@ class OpenAIChat:
             return unreadable(body, error)
         finish, tools = "", ()
         if response.choices:
-            finish = response.choices[0].finish_reason or ""
+            finish = worst_finish([_finish(choice) for choice in response.choices])
             tools = _called(response.choices)
         return Reading(
             usage,
@@ -375,7 +377,7 @@ def _searches_max(request: _FullRequest, model: str) -> int | None:
     if _searches_unasked(model):
         return None
     for tool in request.tools or ():
-        if tool.type not in _CALLED:
+        if not isinstance(tool.type, str) or tool.type not in _CALLED:
             return None
     return 0
 
@@ -391,6 +393,10 @@ def openai_error_event(status: int, code: str, message: str, bursar: Mapping[str
     error = {"message": message, "type": error_type(status), "param": None, "code": code, "bursar": bursar}
     event = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": 0, "error": error}
     return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
+
+
+def _finish(choice: _Choice) -> str:
+    return finish_said(choice.finish_reason, refused=bool(choice.message and choice.message.refusal))
 
 
 def _called(choices: list[_Choice]) -> tuple[str, ...]:
@@ -424,7 +430,7 @@ def _text_length(content: str | list[Any]) -> int:
 class ChatMeter(StreamMeter):
     """Counts a stream of chat completion chunks, or of the older completions."""
 
-    __slots__ = ("_calls", "_dialect", "_ended", "_finished", "_first", "_started", "_stated", "_tier", "_usage_sent")
+    __slots__ = ("_calls", "_dialect", "_ended", "_first", "_refused", "_started", "_stated", "_tier", "_usage_sent")
 
     def __init__(
         self,
@@ -437,12 +443,12 @@ class ChatMeter(StreamMeter):
         super().__init__(facts, dialect.read_response, hide_usage=hide_usage, whole_events=whole_events)
         self._dialect = dialect
         self._stated: ChatUsage | None = None
-        self._finished = False
         self._tier: str | None = None
         self._calls: set[tuple[int, int]] = set()
         self._first = b""
         self._started: set[int] = set()
         self._ended: set[int] = set()
+        self._refused: set[int] = set()
         self._usage_sent = False
 
     def event(self, data: bytes) -> bool:
@@ -469,15 +475,15 @@ class ChatMeter(StreamMeter):
         if not self._first:
             self._first = data
         for choice in chunk.choices:
-            self._started.add(choice.index or 0)
-            if choice.finish_reason:
-                self.finish_reason = choice.finish_reason
-                self._finished = True
-                self._ended.add(choice.index or 0)
+            index = choice.index or 0
+            self._started.add(index)
             if choice.delta is not None:
-                self._count(choice.delta, choice.index or 0)
+                self._count(choice.delta, index)
             elif choice.text:
                 self.characters += len(choice.text)
+            if choice.finish_reason:
+                self.finished(finish_said(choice.finish_reason, refused=index in self._refused))
+                self._ended.add(index)
         return False
 
     def _count(self, delta: _Delta, choice: int) -> None:
@@ -490,6 +496,7 @@ class ChatMeter(StreamMeter):
             self.characters += len(delta.reasoning)
         if delta.refusal:
             self.characters += len(delta.refusal)
+            self._refused.add(choice)
         if delta.tool_calls:
             for position, call in enumerate(delta.tool_calls):
                 self._count_call(call.function, (choice, position if call.index is None else call.index))
@@ -508,7 +515,13 @@ class ChatMeter(StreamMeter):
         return chat_usage(self._stated, self._dialect.quirks) if self._stated else None
 
     def complete(self) -> bool:
-        return self._finished or self.done
+        return self.done or self._all_ended()
+
+    def marked(self) -> bool:
+        return self.done and self._all_ended()
+
+    def _all_ended(self) -> bool:
+        return bool(self._ended) and self._started <= self._ended
 
     def reported(self) -> NanoUSD | None:
         return reported_cost(self._stated, self._dialect.quirks.reported) if self._stated else None

@@ -41,6 +41,7 @@ from .dialect import (
     scope_facts,
     unreadable,
 )
+from .finishes import finish_said
 from .meters import StreamMeter
 from .openai_chat import openai_error, openai_error_event
 from .openai_usage import INCLUSIVE, Quirks, ResponsesUsage, reported_cost, responses_usage
@@ -104,6 +105,11 @@ class _Item(Struct, gc=False):
     type: str | None = None
     name: str | None = None
     action: _Action | None = None
+    content: msgspec.Raw = msgspec.Raw()
+
+
+class _Said(Struct, gc=False):
+    type: Any = None
 
 
 class _Reason(Struct, gc=False):
@@ -158,6 +164,7 @@ _FULL_REQUEST: Final = msgspec.json.Decoder(_FullRequest)
 _AT_THE_CLIENT: Final = frozenset(
     {"function", "custom", "computer", "computer_use_preview", "local_shell", "apply_patch", "namespace"}
 )
+_SAID: Final = msgspec.json.Decoder(list[_Said])
 _RESPONSE: Final = msgspec.json.Decoder(_Response)
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 _EVENT: Final = msgspec.json.Decoder(_Event)
@@ -295,7 +302,7 @@ def _add(bounds: Bounds, part: _Part) -> None:
 
 
 def _searches_max(request: _FullRequest) -> int | None:
-    if all(tool.type in _AT_THE_CLIENT for tool in request.tools or ()):
+    if all(isinstance(tool.type, str) and tool.type in _AT_THE_CLIENT for tool in request.tools or ()):
         return 0 if not request.prompt else None  # a stored prompt has tools of its own
     limit = request.max_tool_calls
     return limit if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0 else None
@@ -305,12 +312,15 @@ def read_whole(response: _Response, quirks: Quirks) -> Reading:
     """The reading of a whole response. Raises Contradiction."""
     tools: list[str] = []
     web = files = 0
+    refused = False
     for item in response.output or ():
         kind = item.type
         if kind == "web_search_call":
             web += item.action is None or item.action.type in (None, "search")
         elif kind == "file_search_call":
             files += 1
+        elif kind == "message":
+            refused = refused or _refuses(item.content)
         if kind is not None and kind.endswith("_call"):
             tools.append(item.name or kind.removesuffix("_call"))
     parts: tuple[Reading, ...] = ()
@@ -332,11 +342,21 @@ def read_whole(response: _Response, quirks: Quirks) -> Reading:
         make_terms("service_tier", response.service_tier),
         reported,
         False,
-        (details.reason if details else None) or response.status or "",
+        finish_said((details.reason if details else None) or response.status, refused=refused),
         error_text(response.error),
         tuple(tools),
         parts=parts if usage is not None else (),
     )
+
+
+def _refuses(content: msgspec.Raw) -> bool:
+    """Whether a message holds a refusal. Few do: others are not decoded."""
+    if b'"refusal"' not in bytes(content):
+        return False
+    try:
+        return any(part.type == "refusal" for part in _SAID.decode(content))
+    except UNREADABLE:
+        return False
 
 
 def _image_parts(response: _Response) -> tuple[Reading, ...]:
@@ -353,12 +373,13 @@ def _image_parts(response: _Response) -> tuple[Reading, ...]:
 class ResponsesMeter(StreamMeter):
     """Counts a stream of responses events."""
 
-    __slots__ = ("_dialect", "_final", "_unfinished")
+    __slots__ = ("_dialect", "_final", "_refused", "_unfinished")
 
     def __init__(self, dialect: OpenAIResponses, facts: RequestFacts | None, *, whole_events: bool = False) -> None:
         super().__init__(facts, dialect.read_response, whole_events=whole_events)
         self._dialect = dialect
         self._final: Reading | None = None
+        self._refused = False
         self._unfinished = Unfinished() if whole_events else None
 
     def event(self, data: bytes) -> bool:
@@ -366,6 +387,7 @@ class ResponsesMeter(StreamMeter):
         if self._unfinished is not None:
             self._unfinished.take(event.type, data)
         if isinstance(event.delta, str):
+            self._refused = self._refused or event.type == "response.refusal.delta"
             if "audio" not in event.type or "transcript" in event.type:  # audio is base64: its length says nothing
                 self.characters += len(event.delta)
         elif event.response is not None:
@@ -397,7 +419,7 @@ class ResponsesMeter(StreamMeter):
 
     def _add(self, final: Reading) -> None:
         """A realtime session has many responses, each billed; their usages are added up."""
-        self.finish_reason = final.finish
+        self.finish_reason = finish_said(final.finish, refused=self._refused)  # some end without their output
         self.tools = list(final.tools) if self._final is None else [*self.tools, *final.tools]
         before = self._final
         if before is None or before.usage is None or final.usage is None:

@@ -206,7 +206,7 @@ def _last_of(part: Part, start: int, end: int, limit: int | None) -> Spot | None
         if looked > _LOOKED_BACK:
             return None
         block = _BLOCK.decode(value[first:last])
-        if block.type in _BLOCK_TYPES and (block.type != "text" or str(block.text or "").strip()):
+        if str(block.type) in _BLOCK_TYPES and (block.type != "text" or str(block.text or "").strip()):
             return Spot(part.name, part.base + start + first, part.base + start + last)
     return None
 

@@ -1,7 +1,7 @@
 """What of a request is its question, and what of an answer is its text: for finding questions that are alike.
 
-Rule 1: the question is the last turn, where that is a user's and nothing but text. All before it, the system prompt, the tools and
-        every parameter are its context, and two contexts are equal or different.
+Rule 1: the question is the text of the last turn, where that is a user's and nothing but text. All before it, who says it, the
+        system prompt, the tools and every parameter are its context, and two contexts are equal or different.
 Rule 2: an answer has a text where it is nothing but text: one that asks for tools has none.
 """
 
@@ -40,7 +40,8 @@ def question_of(speaker: Speaker, path: str, query: str, body: bytes) -> Questio
     texts = [part.text for part in last.parts if isinstance(part, Text)]
     if not texts or len(texts) != len(last.parts):
         return None
-    context = replace(asked, messages=asked.messages[:-1], stream=False, asks_usage=False)
+    messages = (*asked.messages[:-1], replace(last, parts=()))
+    context = replace(asked, messages=messages, stream=False, asks_usage=False)
     return Question("\n".join(texts), digest(_encode(context)))
 
 

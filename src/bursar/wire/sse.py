@@ -1,6 +1,6 @@
 """Server-sent events, incrementally, from chunks that may be cut anywhere.
 
-Rule 1: an event ends at a blank line; lines end in LF, CRLF or CR (WHATWG HTML, 9.2.6).
+Rule 1: an event ends at a blank line; lines end in LF, CRLF or CR, and a byte order mark may come first (WHATWG HTML, 9.2.6).
 Rule 2: only ``data`` matters here; several data lines of one event are joined by LF. Comments and other fields pass.
 Rule 3: an event longer than ``EVENT_BYTES_MAX`` is not kept. If it was the one with the usage, the stream is estimated.
 """
@@ -15,6 +15,7 @@ __all__ = ["EVENT_BYTES_MAX", "Splitter", "event_data"]
 EVENT_BYTES_MAX: Final = 32 * 1024 * 1024
 
 _BLANK: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
+_MARK: Final = b"\xef\xbb\xbf"
 _LINE: Final = re.compile(rb"\r\n|\n|\r")
 
 
@@ -81,7 +82,7 @@ def event_data(event: bytes) -> bytes:
             return data[5:]
     lines = [
         line[5:].removeprefix(b" ") if line.startswith(b"data:") else b""
-        for line in _LINE.split(event)
+        for line in _LINE.split(event.removeprefix(_MARK))
         if line.startswith(b"data:") or line == b"data"
     ]
     return b"\n".join(lines)

@@ -14,9 +14,33 @@ import pytest
 from house import CHAT, FLASH, GPT, HAIKU, House, gateway
 
 from bursar.config import Cache, ProviderSettings, Settings
+from bursar.doors.gateway.continuing import Continuation, Part
 from bursar.sim import FaultRule
+from bursar.wire import anthropic, gemini, openai_chat
+from bursar.wire.translate.conversation import (
+    Asked,
+    Began,
+    Event,
+    Finished,
+    Format,
+    Message,
+    StreamReader,
+    Text,
+    TextDelta,
+    ThinkingDelta,
+    ToolBegan,
+    ToolDelta,
+    Untranslatable,
+)
+from bursar.wire.translate.gemini import GeminiSpeaker
+from bursar.wire.translate.speakers import SPEAKERS
 
 LLAMA = "llama-3.3-70b-versatile"
+HELLO = Asked("m", (Message("user", (Text("hi"),)),), output_cap=100)
+ERRORS = {
+    dialect.id: dialect.error_event(502, "upstream_cut", "the provider broke off", {"code": "upstream_cut"})
+    for dialect in (openai_chat.DIALECT, anthropic.DIALECT, gemini.DIALECT)
+}
 COLD: dict[str, Any] = {**CHAT, "model": "on", "temperature": 0, "max_tokens": 60}
 
 
@@ -162,3 +186,198 @@ async def test_an_answer_that_cannot_be_said_in_the_clients_dialect_goes_to_the_
         answer = await chat(house, stream=False)
         assert answer.status_code == 200
         assert [row["cause"] for row in house.rows("t")] == ["", "", "invalid"]
+
+
+# --- one part after another ---------------------------------------------------------------------------------------
+
+
+def whole_of(dialect: str, asked: Asked = HELLO) -> Continuation:
+    writer = SPEAKERS[dialect].writer(model="m", created_s=1, asks_usage=False)
+    return Continuation(writer, lambda: asked)
+
+
+def stream_of(dialect: str, *events: Event) -> bytes:
+    writer = SPEAKERS[dialect].writer(model="m", created_s=1, asks_usage=False)
+    return b"".join(map(writer.write, events)) + (writer.close() if isinstance(events[-1], Finished) else b"")
+
+
+def sse(*events: dict[str, Any]) -> bytes:
+    names = [f"event: {event['type']}\n" if "type" in event else "" for event in events]
+    return "".join(f"{name}data: {json.dumps(each)}\n\n" for name, each in zip(names, events, strict=True)).encode()
+
+
+def through(part: Part, body: bytes, size: int) -> bytes:
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join([part.feed(piece) for piece in pieces]) + part.finish()
+
+
+def heard(reader: StreamReader, body: bytes) -> list[Event]:
+    return [*reader.feed(body), *reader.finish()]
+
+
+def block(index: int, content: dict[str, Any], *deltas: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    start = {"type": "content_block_start", "index": index, "content_block": content}
+    told = ({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas)
+    return start, *told, {"type": "content_block_stop", "index": index}
+
+
+def text_block(index: int, text: str) -> tuple[dict[str, Any], ...]:
+    return block(index, {"type": "text", "text": "", "citations": []}, {"type": "text_delta", "text": text})
+
+
+def chunk(index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    odds = {"content": [{"token": "A", "logprob": -0.1, "bytes": [65], "top_logprobs": []}]}
+    choice = {"index": index, "delta": delta, "logprobs": odds, "finish_reason": finish}
+    return {"id": "c", "created": 5, "model": "gpt", "service_tier": "default", "choices": [choice]}
+
+
+MESSAGE = {"id": "m", "type": "message", "role": "assistant", "model": "c", "content": [], "usage": {"input_tokens": 1}}
+START = {"type": "message_start", "message": MESSAGE}
+SEARCH = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
+FOUND = {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}
+ENDED = (
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}},
+    {"type": "message_stop"},
+)
+PICTURE = {"inlineData": {"mimeType": "image/png", "data": "QUJD"}}
+OWN = {
+    "several choices": (
+        "openai_chat",
+        sse(chunk(0, {"content": "A"}), chunk(1, {"content": "B"}), chunk(0, {}, "stop"), chunk(1, {"content": "C"}, "stop")),
+    ),
+    "a server's own tool": (
+        "anthropic",
+        sse(START, *text_block(0, "Let me look."), *block(1, SEARCH), *block(2, FOUND), *text_block(3, "It rains."), *ENDED),
+    ),
+    "a picture": (
+        "gemini",
+        sse(*({"candidates": [{"content": {"parts": [part]}}], "responseId": "r"} for part in ({"text": "Look"}, PICTURE, {"text": "!"}))),
+    ),
+    "a chunk of another shape": (
+        "openai_chat",
+        sse(chunk(0, {"content": "A"}), chunk(0, {"reasoning_content": [1]}), chunk(0, {"content": "B"}), chunk(0, {}, "stop"))
+        + b"data: [DONE]\n\n",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("case", OWN)
+def test_a_provider_of_the_clients_own_dialect_speaks_to_it_itself(case: str, size: int) -> None:
+    """Whatever it says, byte for byte: nobody here has to understand it. What was not understood is not gone on with."""
+    dialect, body = OWN[case]
+    for ending in (b"", b": the connection is closed"):
+        whole = whole_of(dialect)
+        assert through(Part(SPEAKERS[dialect].reader(), whole, same=True), body + ending, size) == body + ending
+        assert (whole.finished, whole.can_go_on, whole.parts) == (True, False, 1)
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_a_json_array_is_passed_as_its_pieces_come(size: int) -> None:
+    whole = Continuation(GeminiSpeaker().writer(model="m", created_s=1, asks_usage=False, array=True), lambda: HELLO)
+    part = Part(SPEAKERS["gemini"].reader(), whole, same=True)
+    assert part.feed(b'[{"candidates": [{"content": {"parts": [{"text": "a"}') != b""
+    assert through(part, b"]}}]}", size) == b"]}}]}"
+    assert (whole.finished, whole.can_go_on) == (True, False)
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+@pytest.mark.parametrize("torn", [b"", b'data: {"candi', b'event: content_block_delta\ndata: {"type": "content_'])
+@pytest.mark.parametrize("error", [True, False])
+@pytest.mark.parametrize("second", SPEAKERS)
+@pytest.mark.parametrize("dialect", SPEAKERS)
+def test_what_a_provider_began_itself_goes_on_in_the_same_answer(
+    dialect: str, second: str, error: bool, torn: bytes, size: int
+) -> None:
+    """With the same id, in the same block: neither what was torn nor its error is seen."""
+    said = stream_of(dialect, Began("one", "x"), ThinkingDelta("t"), TextDelta("It "), TextDelta("rains"))
+    whole = whole_of(dialect)
+    first = Part(SPEAKERS[dialect].reader(), whole, same=True)
+    out = through(first, said + torn + (ERRORS[dialect] if error else b""), size)
+    assert out == said
+    assert whole.can_go_on
+    assert whole.asked(HELLO).messages[1] == Message("assistant", (Text("It rains"),))
+    more = stream_of(second, Began("two", "y"), TextDelta(" today."), Finished("stop"))
+    out += through(Part(SPEAKERS[second].reader(), whole, same=second == dialect), more, size)
+    events = heard(SPEAKERS[dialect].reader(), out)
+    assert [event.id for event in events if isinstance(event, Began)] == ["one"]
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "It rains today."
+    assert sum(isinstance(event, Finished) for event in events) == 1
+    assert (whole.finished, whole.parts) == (True, 2)
+    if dialect == "anthropic":
+        blocks = [each for each in events_of_blocks(out) if each[0] != "content_block_delta"]
+        assert blocks == [(f"content_block_{kind}", at) for at in (0, 1) for kind in ("start", "stop")]
+
+
+def events_of_blocks(body: bytes) -> list[tuple[str, int]]:
+    return [(each["type"], each["index"]) for each in events(body.decode()) if "index" in each]
+
+
+NAMED = {"tool_calls": [{"index": 0, "id": "x", "function": {"name": "f", "arguments": ""}}]}
+OVER = {
+    "a tool that was named": ("openai_chat", sse(chunk(0, {"content": "A"}), chunk(0, NAMED))),
+    "a tool": ("gemini", stream_of("gemini", Began("a", "b"), TextDelta("A"), ToolBegan(0, "x", "f"), ToolDelta(0, "{}"), TextDelta("B"))),
+    "a second text": ("anthropic", sse(START, *text_block(0, "A"), *text_block(1, "B")[:-1])),
+    "a text that ended": ("anthropic", sse(START, *text_block(0, "A"))),
+    "no text": ("openai_chat", sse(chunk(0, {"role": "assistant"}))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+@pytest.mark.parametrize("case", OVER)
+def test_where_nobody_can_go_on_the_providers_own_end_is_the_clients(case: str, size: int) -> None:
+    """As on any other route: its error comes last, and nothing of ours after it."""
+    dialect, body = OVER[case]
+    body += ERRORS[dialect]
+    whole = whole_of(dialect)
+    assert through(Part(SPEAKERS[dialect].reader(), whole, same=True), body, size) == body
+    assert (whole.finished, whole.can_go_on) == (True, False)
+
+
+def unreadable() -> Asked:
+    raise Untranslatable("n", "one answer is translated")
+
+
+@pytest.mark.parametrize("read", [unreadable, lambda: Asked("m", HELLO.messages, format=Format())])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_request_that_cannot_be_said_again_is_not_gone_on_with(read: Any, same: bool) -> None:
+    """The next rung could not be told what is wanted, or would begin a second JSON object."""
+    whole = Continuation(SPEAKERS["anthropic"].writer(model="m", created_s=1, asks_usage=False), read)
+    said = stream_of("anthropic", Began("one", "x"), TextDelta('{"a": "hel'))
+    out = through(Part(SPEAKERS["anthropic"].reader(), whole, same=same), said + ERRORS["anthropic"], 10_000)
+    assert not whole.can_go_on
+    assert out == (said + ERRORS["anthropic"] if same else said)
+    assert whole.finished is same  # else the client is told by ``break_off``
+
+
+def test_what_is_asked_again_has_what_is_left_of_its_cap() -> None:
+    """Thoughts are output too; at least one token is asked for, and without a cap there is none."""
+    whole = whole_of("anthropic")
+    through(
+        Part(SPEAKERS["anthropic"].reader(), whole, same=True),
+        stream_of("anthropic", Began("one", "x"), ThinkingDelta("t" * 40), TextDelta("a" * 120)),
+        10_000,
+    )
+    assert whole.asked(HELLO).output_cap == 60
+    assert whole.asked(Asked("m", HELLO.messages, output_cap=20)).output_cap == 1
+    assert whole.asked(Asked("m", HELLO.messages)).output_cap is None
+
+
+async def test_a_route_that_goes_on_passes_its_providers_own_stream(tmp_path: Path) -> None:
+    """What OpenAI alone says is there, and the usage that its client did not ask for is not."""
+    async with going_on(tmp_path, [f"openai/{GPT}"]) as house:
+        found = events((await chat(house)).text)
+        assert found[-1] == "[DONE]"
+        assert {each["system_fingerprint"] for each in found[:-1]}
+        assert not any(each.get("usage") for each in found[:-1])
+        assert house.rows("t")[0]["units"]
+
+
+async def test_an_answer_in_json_is_not_gone_on_with(tmp_path: Path) -> None:
+    async with going_on(tmp_path, [f"openai/{GPT}", f"groq/{LLAMA}"]) as house:
+        house.sim.simulator.faults = (FaultRule(fault="cut=6"),)
+        answer = await chat(
+            house, response_format={"type": "json_object"}, messages=[{"role": "user", "content": "in JSON"}]
+        )
+        assert ends_broken(answer.text)
+        assert [row["status"] for row in house.rows("t")] == ["cut"]

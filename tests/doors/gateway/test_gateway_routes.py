@@ -130,7 +130,8 @@ async def test_what_cannot_be_translated_is_passed_over_unasked(tmp_path: Path) 
     """A request that the other dialect cannot say is refused with the reason, before anything is spent."""
     async with routed(tmp_path, smart=[f"anthropic/{HAIKU}"]) as house:
         answer = await chat(house, "t", {**CHAT, "model": "smart", "n": 2})
-        assert answer.status_code == 503
+        assert answer.status_code == 400
+        assert answer.headers["x-should-retry"] == "false"
         assert "n:" in answer.json()["error"]["message"]
         assert house.rows("t") == []
         assert not house.calls

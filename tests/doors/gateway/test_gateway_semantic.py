@@ -101,7 +101,8 @@ async def test_similar_questions_are_answered_once_there_is_evidence(tmp_path: P
         given = next(row for row in house.rows() if row["cache"] == "semantic")
         assert (given["cost_nanousd"], given["rung"]) == (0, "cached")
         assert given["avoided_nanousd"] > 0
-        assert json.loads(given["decision"])["cache"]["similar"].startswith("served: 0 of ")
+        said = json.loads(given["decision"])["cache"]
+        assert (said["found"], said["similar"][:12], said["age_s"] >= 0) == ("similar", "served: 0 of", True)
         assert await ask(house, "How do I not reset my password?") == "miss"
         assert await ask(house, QUESTIONS[0] + " Say it in 3 words.") == "miss"
         assert await ask(house, QUESTIONS[0], key="y") == "miss"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from house import CHAT, GPT, House, gateway, task_name
+from house import CHAT, GPT, HAIKU, House, gateway, task_name
 
 from bursar.compose import open_books_file, open_ledger
-from bursar.config import ProviderSettings, Settings
+from bursar.config import Cache, ProviderSettings, Settings
 from bursar.sim import FaultRule
 from bursar.views.routes import RouteReport, routes
 from bursar.views.why import WhyCall, why
@@ -46,7 +47,7 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _settings(**more: Any) -> Settings:
-    providers = {name: ProviderSettings(key_env="TEST_PROVIDER_KEY") for name in ("openai", "groq")}
+    providers = {name: ProviderSettings(key_env="TEST_PROVIDER_KEY") for name in ("openai", "groq", "anthropic")}
     return Settings(providers=providers, **more)
 
 
@@ -71,6 +72,53 @@ async def test_an_outage_as_it_was_stored(tmp_path: Path) -> None:
             ("primary", GPT, 0, 2), ("fallback", LLAMA, 4, 0),
         ]  # fmt: skip
         assert route.figures.causes == {"open": 2, "overload": 2}
+
+
+async def test_a_call_that_nobody_answered(tmp_path: Path) -> None:
+    """A retry is called one, and what is left of the route was not tried."""
+    routes = {"fast": {"rungs": [f"openai/{GPT}", {"model": f"groq/{LLAMA}", "when": ["auth"]}, "refuse"]}}
+    async with gateway(tmp_path, settings=_settings(routes=routes)) as house:
+        for _ in range(10):  # the retries of a route are a share of its calls
+            await _chat(house)
+        house.sim.simulator.faults = (FaultRule(fault="500"),)
+        call = _told(house, await _chat(house))
+        assert not call.by.is_answer
+        assert [each.why for each in call.attempts] == ["asked", "retry: it failed before: server"]
+        assert [(each.verdict, len(each.attempts)) for each in call.candidates] == [
+            ("failed", 2), ("not tried", 0), ("not tried", 0),
+        ]  # fmt: skip
+
+
+async def test_rungs_for_other_causes_were_passed_over(tmp_path: Path) -> None:
+    """They say what they are for; the reason is the failure right before."""
+    rungs = [f"openai/{GPT}", {"model": "groq/other", "when": ["auth", "content_policy"]}, f"groq/{LLAMA}"]
+    async with gateway(tmp_path, settings=_settings(routes={"fast": {"rungs": rungs}})) as house:
+        house.sim.simulator.faults = (FaultRule(fault="503", model=GPT),)
+        call = _told(house, await _chat(house))
+        assert [(each.verdict, each.why) for each in call.candidates] == [
+            ("failed", "overload"), ("passed", "only for auth, content_policy"), ("taken", ""),
+        ]  # fmt: skip
+        assert call.by.why == "the rung before it failed: overload"
+
+
+async def test_what_the_client_asked_for(tmp_path: Path) -> None:
+    """Its own operation is known, also where the answer came in another dialect."""
+    async with gateway(tmp_path, settings=_settings(routes={"fast": [f"anthropic/{HAIKU}"]})) as house:
+        call = _told(house, await _chat(house))
+        assert (call.asked, call.by.step.operation) == ("chat_completions", "messages")
+
+
+async def test_a_stale_answer_began_when_nothing_else_was_left(tmp_path: Path) -> None:
+    """After the attempts that failed, and with the age of what is given."""
+    route = {"rungs": [f"openai/{GPT}", "stale"], "cache": {"ttl": "1s", "stale": "1h"}}
+    async with gateway(tmp_path, settings=_settings(routes={"fast": route}, cache=Cache(store="memory"))) as house:
+        await _chat(house)
+        await asyncio.sleep(1.1)
+        house.sim.simulator.faults = (FaultRule(fault="503"),)
+        call = _told(house, await _chat(house))
+        failed, given = call.attempts
+        assert (failed.cache, given.cache, (call.cache.age_s or 0) >= 1) == ("miss", "stale", True)
+        assert given.step.started_us >= failed.step.started_us + (failed.step.latency_ms or 0) * 1_000
 
 
 async def test_a_call_without_a_route(tmp_path: Path) -> None:

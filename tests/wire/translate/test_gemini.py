@@ -33,6 +33,7 @@ from bursar.wire.translate.gemini import SPEAKER
 from bursar.wire.translate.gemini_marks import NOT_SIGNED, without_foreign_thoughts
 from bursar.wire.translate.gemini_models import thinking_config
 from bursar.wire.translate.gemini_schema import json_schema
+from bursar.wire.translate.speakers import translate_request
 
 PATH = "/v1beta/models/gemini-2.5-flash:generateContent"
 HELLO = [{"role": "user", "parts": [{"text": "Hello"}]}]
@@ -154,6 +155,8 @@ def test_a_signed_text_is_written_as_it_was() -> None:
 @given(conversations.asked(efforts=("", "low", "high"), formats=True))
 def test_whatever_all_dialects_can_say_comes_back(asked: Asked) -> None:
     """Conversations that all three dialects can hold survive being written and read."""
+    if asked.format is not None:
+        asked = replace(asked, format=replace(asked.format, held=True))
     back = again(asked)
     assert replace(back, model=asked.model, asks_usage=asked.asks_usage) == replace(
         asked, effort=back.effort, thinking_tokens=back.thinking_tokens
@@ -197,6 +200,21 @@ def test_media_and_links() -> None:
     assert written(asking(Message("user", (Document(url="https://a.example/report"),))))["contents"][0]["parts"] == [
         {"fileData": {"fileUri": "https://a.example/report", "mimeType": "application/pdf"}}
     ]
+
+
+def test_a_name_of_a_document_is_a_text_before_it() -> None:
+    """Whoever asks for a document by its name is understood; so in what a tool answers."""
+    first, second = Document("text/plain", "MQ==", name="2023.txt"), Document("text/plain", "Mg==", name="2024.txt")
+    assert written(asking(Message("user", (first, second, Text("What does 2024.txt say?")))))["contents"][0]["parts"] == [
+        {"text": "Document: 2023.txt"}, {"inlineData": {"mimeType": "text/plain", "data": "MQ=="}},
+        {"text": "Document: 2024.txt"}, {"inlineData": {"mimeType": "text/plain", "data": "Mg=="}},
+        {"text": "What does 2024.txt say?"},
+    ]  # fmt: skip
+    result = Message("user", (ToolResult("a", "f", (Text("Found:"), first)),))
+    asked = asking(Message("user", (Text("x"),)), Message("assistant", (ToolUse("a", "f", "{}"),)), result)
+    answer = written(asked, "gemini-3.1-pro-preview")["contents"][2]["parts"][0]["functionResponse"]
+    assert answer["response"] == {"output": "Found:\nDocument: 2023.txt"}
+    assert answer["parts"] == [{"inlineData": {"mimeType": "text/plain", "data": "MQ=="}}]
 
 
 def test_calls_without_ids_find_their_answers() -> None:
@@ -382,13 +400,13 @@ def test_how_functions_may_be_called(config: Any, choice: ToolChoice, names: lis
     [
         ({"responseMimeType": "text/plain"}, None),
         ({"responseMimeType": "application/json"}, Format()),
-        ({"responseMimeType": "application/json", "responseJsonSchema": SCHEMA}, Format(SCHEMA)),
+        ({"responseMimeType": "application/json", "responseJsonSchema": SCHEMA}, Format(SCHEMA, held=True)),
         (
             {
                 "response_mime_type": "application/json",
                 "responseSchema": {"type": "ARRAY", "items": {"type": "STRING"}},
             },
-            Format({"type": "array", "items": {"type": "string"}}),
+            Format({"type": "array", "items": {"type": "string"}}, held=True),
         ),
     ],
 )
@@ -397,6 +415,25 @@ def test_answers_in_json(config: dict[str, Any], expected: Format | None) -> Non
     asked = read({"contents": HELLO, "generationConfig": config})
     assert asked.format == expected
     assert again(asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        ({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}, True),
+        ({"type": "object", "properties": {"a": {"type": "string"}}}, None),
+        ({"type": "array", "items": {"type": "string"}}, None),
+    ],
+)
+def test_what_gemini_holds_an_answer_to_is_strict_where_it_can_be(schema: dict[str, Any], strict: bool | None) -> None:
+    """OpenAI's strict mode has no optional properties and no lists at the top: such a schema is asked for, not refused."""
+    config = {"responseMimeType": "application/json", "responseJsonSchema": schema}
+    body = {"contents": [{"parts": [{"text": "Hello."}]}], "generationConfig": config}
+    path = "/v1beta/models/m:generateContent"
+    sent = translate_request("gemini", "openai_chat", path, "", json.dumps(body).encode(), "gpt-4.1")
+    said = json.loads(sent.body)["response_format"]["json_schema"]
+    assert said.get("strict") == strict
+    assert said["schema"] == schema | ({"additionalProperties": False} if strict else {})
 
 
 def test_what_a_function_answers_is_said_in_its_description() -> None:

@@ -19,7 +19,9 @@ from google.genai import types
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bursar.core.call import Reply
 from bursar.core.usage import Usage
+from bursar.wire.failures import cause_of
 from bursar.wire.gemini import DIALECT
 from bursar.wire.translate.conversation import (
     FINISHES,
@@ -137,16 +139,36 @@ def test_every_reason_of_the_sdk_is_known_or_a_fault() -> None:
         except ValueError as error:
             faults.append(str(error).partition(":")[0].rpartition(" ")[2])
     assert sorted(faults) == [
-        "MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE", "MISSING_THOUGHT_SIGNATURE", "NO_IMAGE", "TOO_MANY_TOOL_CALLS",
-        "UNEXPECTED_TOOL_CALL",
+        "LANGUAGE", "MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE", "MISSING_THOUGHT_SIGNATURE", "NO_IMAGE",
+        "PUP_LIMITED_DISABLED", "TOO_MANY_TOOL_CALLS", "UNEXPECTED_TOOL_CALL",
     ]  # fmt: skip
 
 
-def test_a_blocked_prompt_is_a_filters() -> None:
-    """There is no candidate then, whole or streamed."""
-    body = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 5}, "responseId": "r"}
+@pytest.mark.parametrize(
+    "reason", [reason.value for reason in types.BlockedReason if "UNSPECIFIED" not in reason.value]
+)
+def test_a_blocked_prompt_is_a_filters(reason: str) -> None:
+    """There is no candidate then, whole or streamed; a route is left for the same cause, whoever the client is."""
+    body = {"promptFeedback": {"blockReason": reason}, "usageMetadata": {"promptTokenCount": 5}, "responseId": "r"}
     assert read(body) == Answered("r", "", (), "content_filter", Usage(input_tokens=5))
     assert read_stream(sse(body))[-1] == Finished("content_filter")
+    assert cause_of(Reply(DIALECT.read_response(body), "ok", http_status=200)) == "content_policy"
+
+
+@pytest.mark.parametrize("parts", [(), ({"text": "It is"},)])
+@pytest.mark.parametrize("reason", [reason.value for reason in types.FinishReason if "UNSPECIFIED" not in reason.value])
+def test_a_route_and_a_translation_take_every_ending_alike(reason: str, parts: tuple[Any, ...]) -> None:
+    """An error where the route looks elsewhere, a filter's finish where it is left for a filter, else an answer."""
+    counts = {"promptTokenCount": 5, "candidatesTokenCount": 3}
+    body = answer(*parts, reason=reason, usageMetadata=counts)
+    cause = cause_of(Reply(DIALECT.read_response(body), "ok", http_status=200))
+    if cause in (None, "content_policy"):
+        assert (read(body).finish == "content_filter") == (cause == "content_policy")
+    else:
+        assert cause in ("invalid", "auth")
+        with pytest.raises(ValueError, match=reason):
+            read(body)
+        assert isinstance(read_stream(sse(body))[-1], Failed)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +318,8 @@ def test_what_is_no_stream() -> None:
     assert said == [Began("r1", "gemini-x"), TextDelta("A")]
     assert isinstance(failed, Failed)
     assert failed.status == 502
+    whole = sse(answer({"text": "A"}))
+    assert read_stream(whole + b"data: nonsense\n\n") == read_stream(whole)
 
 
 @settings(max_examples=60)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, get_type_hints
@@ -36,7 +35,6 @@ from bursar.wire.translate.conversation import (
     Untranslatable,
 )
 from bursar.wire.translate.openai import SPEAKER, OpenAISpeaker
-from bursar.wire.translate.openai_schema import strict_schema
 
 PDF = base64.b64encode(b"%PDF-1.7").decode()
 WEATHER = {
@@ -297,10 +295,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "messages[0].content[0].type",
     ),
     ({"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, "messages[0].content[0].type"),
-    (
-        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]},
-        "messages[0].content[0].file.file_id",
-    ),
+    ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]}, "messages[0].content[0].file.file_id"),
     (
         {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "JVBERi0="}}]}]},
         "messages[0].content[0].file.file_data",
@@ -317,6 +312,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "a", "format": "flac"}}]}]},
         "messages[0].content[0].input_audio.format",
     ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "a", "format": "wav", "id": "b"}}]}]},
+        "messages[0].content[0].input_audio.id",
+    ),
+    ({"response_format": {"type": "json_object", "schema": WEATHER}}, "response_format.schema"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": WEATHER, "examples": []}}}, "response_format.json_schema.examples"),
+    ({"tools": [TOOL], "tool_choice": {"function": {"name": "weather", "namespace": "n"}}}, "tool_choice.function.namespace"),
+    ({"tools": [TOOL], "tool_choice": {"function": {"name": "weather"}, "mode": "auto"}}, "tool_choice.mode"),
 ]  # fmt: skip
 
 
@@ -464,58 +467,6 @@ def test_what_a_model_is_known_to_refuse_is_refused_first(model: str, asked_for:
     assert refusal.value.field == field
 
 
-def an_object(required: Sequence[str] = ("a",), **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties or {"a": {"type": "string"}}, "required": list(required)}
-
-
-@pytest.mark.parametrize(
-    ("schema", "field"),
-    [
-        ({}, ""),
-        ({"type": "array", "items": an_object()}, ""),
-        ({**an_object(), "anyOf": [an_object()]}, ""),
-        (an_object(()), ".required"),
-        (an_object(a=an_object(())), ".properties.a.required"),
-        (an_object(a={"type": "array", "items": an_object(())}), ".properties.a.items.required"),
-        (an_object(a={"anyOf": [{"type": "null"}, an_object(())]}), ".properties.a.anyOf.required"),
-        ({**an_object(), "$defs": {"d": an_object(())}}, ".$defs.d.required"),
-        ({**an_object(), "additionalProperties": True}, ".additionalProperties"),
-        (an_object(a={"type": ["object", "null"], "additionalProperties": {}}), ".properties.a.additionalProperties"),
-        (an_object(a={"allOf": [{"type": "string"}]}), ".properties.a.allOf"),
-        (an_object(a={"type": "string", "not": {"const": "b"}}), ".properties.a.not"),
-    ],
-)
-def test_a_schema_that_strict_mode_does_not_take_is_refused_first(schema: dict[str, Any], field: str) -> None:
-    """In a format and in a tool; without ``strict`` it is sent as it is."""
-    with pytest.raises(Untranslatable) as refusal:
-        SPEAKER.write_request(hi(format=Format(schema, strict=True)), "gpt-4o")
-    assert refusal.value.field == f"format.schema{field}"
-    with pytest.raises(Untranslatable) as refusal:
-        SPEAKER.write_request(hi(tools=(Tool("t", schema=schema, strict=True),)), "gpt-4o")
-    assert refusal.value.field == f"tools[0].parameters{field}"
-    body = said(hi(format=Format(schema), tools=(Tool("t", schema=schema),)), "gpt-4o")
-    assert body["response_format"]["json_schema"]["schema"] == schema
-    assert body["tools"][0]["function"]["parameters"] == schema
-
-
-def test_a_strict_schema_that_is_open_is_closed() -> None:
-    """Objects that do not say whether they are open, at every depth; one that needs nothing stays the same object."""
-    inner = an_object(("b",), b={"type": "string"})
-    schema = {
-        **an_object(("a", "l", "c", "t"), a=inner, l={"type": "array", "items": inner}, c={"anyOf": [inner]}, t=True),
-        "$defs": {"d": inner},
-    }
-    shut = {**inner, "additionalProperties": False}
-    found = said(hi(format=Format(schema, strict=True)), "gpt-4o")["response_format"]["json_schema"]["schema"]
-    assert found == {
-        **schema,
-        "additionalProperties": False,
-        "properties": {"a": shut, "l": {"type": "array", "items": shut}, "c": {"anyOf": [shut]}, "t": True},
-        "$defs": {"d": shut},
-    }
-    assert strict_schema(WEATHER, "") is WEATHER
-
-
 @pytest.mark.parametrize(
     ("model", "asked_for"),
     [
@@ -592,11 +543,19 @@ def test_results_come_first_and_errors_say_so() -> None:
     ]
 
 
-def test_documents_of_text_are_sent_as_text() -> None:
-    """Chat completions take PDF files alone, and OpenAI's advice for the rest is to send the text."""
+def test_documents_of_text_are_sent_as_text_after_their_names() -> None:
+    """Chat completions take PDF files alone, and OpenAI's advice for the rest is to send the text. A PDF has a field for its name."""
     text = Document("text/markdown", base64.b64encode(b"# a").decode(), name="a.md")
-    body = said(Asked("m", (Message("user", (text, Text("b"))),)))
-    assert body["messages"][0]["content"] == [{"type": "text", "text": "# a"}, {"type": "text", "text": "b"}]
+    parts = (text, replace(text, name=""), Document("application/pdf", PDF, name="b.pdf"))
+    use, result = Message("assistant", (ToolUse("x", "f", "{}"),)), ToolResult("x", "f", (text, Text("b")))
+    body = said(Asked("m", (Message("user", parts), use, Message("user", (result,)))))
+    assert body["messages"][0]["content"] == [
+        {"type": "text", "text": "Document: a.md"},
+        {"type": "text", "text": "# a"},
+        {"type": "text", "text": "# a"},
+        {"type": "file", "file": {"filename": "b.pdf", "file_data": f"data:application/pdf;base64,{PDF}"}},
+    ]
+    assert [each["text"] for each in body["messages"][2]["content"]] == ["Document: a.md", "# a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,6 @@ def test_dialects_of_the_dialect_are_read() -> None:
             "stop",
         ),
         (answer_of({"tool_calls": [use]}), (ToolUse("c", "f", "{}"),), "tool_calls"),
-        (answer_of({"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}), (ToolUse("call_0", "f", "{}"),), "tool_calls"),
         (answer_of({"content": "a", "tool_calls": []}, "model_length"), (Text("a"),), "length"),
         (answer_of({"content": "a", "refusal": ""}, ""), (Text("a"),), "stop"),
         (answer_of({"content": "a"}, "content_filter"), (Text("a"),), "content_filter"),
@@ -260,7 +259,8 @@ def test_every_chunk_is_one_that_the_sdk_knows() -> None:
         assert {(chunk.id, chunk.created, chunk.model) for chunk in chunks} == {("a", 7, "called")}
         assert [bool(chunk.usage) for chunk in chunks] == [False] * (len(chunks) - asks_usage) + [True] * asks_usage
         call = [c for chunk in chunks if chunk.choices for c in chunk.choices[0].delta.tool_calls or []]
-        assert (call[0].id, "".join(c.function.arguments or "" for c in call if c.function)) == ("call_0", "{}")
+        assert "".join(c.function.arguments or "" for c in call if c.function) == "{}"
+        assert call[0].id
 
 
 def test_an_error_in_a_stream_is_an_error_to_the_sdk_and_to_us() -> None:
@@ -305,11 +305,11 @@ def chunks(*deltas: dict[str, Any], finish: str | None = None, **fields: Any) ->
 
 
 def test_dialects_of_the_streams_are_read() -> None:
-    """Calls without an index or an id, all of them as the first, thoughts under other names, words of refusal."""
+    """Calls without an index, all of them as the first, thoughts under other names, words of refusal."""
     use = {"function": {"name": "f", "arguments": "{}"}}
     began = Began("a", "m")
-    assert events_of([chunks({"tool_calls": [use, use]}, finish="stop")]) == [
-        began, ToolBegan(0, "call_0", "f"), ToolDelta(0, "{}"), ToolBegan(1, "call_1", "f"), ToolDelta(1, "{}"),
+    assert events_of([chunks({"tool_calls": [{"id": "x", **use}, {"id": "y", **use}]}, finish="stop")]) == [
+        began, ToolBegan(0, "x", "f"), ToolDelta(0, "{}"), ToolBegan(1, "y", "f"), ToolDelta(1, "{}"),
         Finished("tool_calls"),
     ]  # fmt: skip
     first, second = ({"index": 0, "id": id_, **use} for id_ in ("x", "y"))
@@ -326,6 +326,62 @@ def test_dialects_of_the_streams_are_read() -> None:
     ]  # fmt: skip
     assert events_of([chunks({"refusal": "no"}, {}, finish="stop")]) == [began, TextDelta("no"), Finished("refusal")]
     assert events_of([chunks({"refusal": "", "content": "a"}, {}, finish="stop")])[-1] == Finished("stop")
+
+
+@pytest.mark.parametrize("unsaid", [{}, {"id": ""}, {"id": None}])
+def test_a_tool_use_without_an_id_has_another_in_every_turn(unsaid: dict[str, Any]) -> None:
+    """Clients find results by their ids over a whole conversation: one that came again would be answered twice."""
+    use = {**unsaid, "function": {"name": "f", "arguments": "{}"}}
+    ids: list[str] = []
+    for turn in ("a", "b"):
+        whole = SPEAKER.read_answer(answer_of({"tool_calls": [use, use]}, id=turn))
+        stream = chunks({"tool_calls": [{"index": 0, **use}, {"index": 1, **use}]}, finish="stop", id=turn)
+        told = [event.id for event in events_of([stream]) if isinstance(event, ToolBegan)]
+        assert told == [part.id for part in whole.parts if isinstance(part, ToolUse)]
+        sent = written([Began(turn, "m"), ToolBegan(0, "", "f"), ToolBegan(1, "", "f"), Finished("tool_calls")])
+        calls = accumulated(sent).choices[0].message.tool_calls or []
+        assert [call.id for call in calls] == told
+        unnamed = Answered(turn, "m", tuple(ToolUse("", "f", "{}") for _ in told), "tool_calls", None)
+        again = accepted(SPEAKER.write_answer(unnamed)).choices[0].message.tool_calls or []
+        assert [call.id for call in again] == told
+        ids += told
+    assert len(set(ids)) == 4
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [{"id": "x"}, {"function": {"name": "weather"}}, {"function": {"arguments": "{}"}}],
+        [{"id": "x", "function": {"name": "wea", "arguments": ""}}, {"function": {"name": "ther", "arguments": "{}"}}],
+        [{"function": {"name": "weather", "arguments": ""}}, {"id": "x", "function": {"arguments": "{}"}}],
+        [{"id": "x", "function": {"name": "weather", "arguments": piece}} for piece in ("", "{", "}")],
+    ],
+)
+def test_a_tool_call_is_put_together_until_its_arguments_start(pieces: list[dict[str, Any]]) -> None:
+    """Its id alone, its name in pieces, its id after the name, all of it again with every piece of the arguments."""
+    events = events_of([chunks(*({"tool_calls": [{"index": 0, **piece}]} for piece in pieces), finish="stop")])
+    assert [event for event in events if isinstance(event, ToolBegan)] == [ToolBegan(0, "x", "weather")]
+    assert "".join(event.arguments for event in events if isinstance(event, ToolDelta)) == "{}"
+    assert events[-1] == Finished("tool_calls")
+
+
+def test_parallel_tool_calls_begin_in_their_order_and_before_what_follows() -> None:
+    """Both are named before the second gets its arguments; a third gets none before a text; the last one is cut off."""
+    named = [{"index": at, "id": f"i{at}", "function": {"name": "f"}} for at in range(4)]
+    second, first = ({"index": at, "function": {"arguments": f'{{"a":{at}}}'}} for at in (1, 0))
+    deltas = ({"tool_calls": named[:2]}, {"tool_calls": [second]}, {"tool_calls": [first]}, {"tool_calls": [named[2]]})
+    body = chunks(*deltas, {"content": "so"}, {"tool_calls": [named[3]]})
+    assert events_of([body])[1:] == [
+        ToolBegan(0, "i0", "f"), ToolBegan(1, "i1", "f"), ToolDelta(1, '{"a":1}'), ToolDelta(0, '{"a":0}'),
+        ToolBegan(2, "i2", "f"), TextDelta("so"), ToolBegan(3, "i3", "f"),
+    ]  # fmt: skip
+    broken = b'data: {"error": {"message": "m"}}\n\n'
+    assert events_of([body, broken])[-2:] == [ToolBegan(3, "i3", "f"), Failed(500, "m")]
+
+
+def test_arguments_of_a_tool_that_has_no_name_are_an_error_of_the_stream() -> None:
+    body = chunks({"content": "a"}, {"tool_calls": [{"index": 0, "id": "x", "function": {"arguments": "{"}}]})
+    assert isinstance(events_of([body])[-1], Failed)
 
 
 def test_a_refusal_at_the_end_of_a_stream_is_one() -> None:

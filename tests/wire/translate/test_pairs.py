@@ -6,8 +6,9 @@ import gzip
 import json
 import os
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import permutations
@@ -23,7 +24,6 @@ from hypothesis import strategies as st
 from bursar.core.usage import Usage
 from bursar.wire.dialect import BadRequest
 from bursar.wire.shaping import THOUGHT_TOKENS
-from bursar.wire.translate.anthropic_schema import check_schema
 from bursar.wire.translate.conversation import (
     Answered,
     Asked,
@@ -94,7 +94,7 @@ def passed_on(from_: DialectId, to: DialectId, asked: Asked, models: dict[Dialec
 def same(asked: Asked) -> Asked:
     """The request without what the dialects say in different words: ids of tool uses, names of formats, the order of results
     in a turn, turns that follow each other, degrees of effort beyond those that all have, defaults that are said or not, marks
-    of the cache, tools beside the one that must be used."""
+    of the cache, tools beside the one that must be used, who holds an answer to its schema."""
     ids: dict[str, str] = {}
     choice = replace(
         asked.tool_choice, mode=asked.tool_choice.mode or "auto", parallel=asked.tool_choice.parallel is not False
@@ -111,7 +111,9 @@ def same(asked: Asked) -> Asked:
         top_p=None if asked.top_p == 1 else asked.top_p,
         system=tuple(replace(text, cache="") for text in asked.system),
         messages=_messages(asked.messages, ids),
-        format=replace(asked.format, schema=_closed(schema), name="", strict=None) if asked.format else None,
+        format=replace(asked.format, schema=_closed(schema), name="", strict=None, held=False)
+        if asked.format
+        else None,
         tools=tuple(replace(tool, strict=None, cache="", schema=_closed(tool.schema)) for tool in offered),
         tool_choice=choice if asked.tools else ToolChoice(),
     )
@@ -124,12 +126,15 @@ def _effort(asked: Asked) -> str:
     return {"none": "", "minimal": "low", "xhigh": "high", "max": "high"}.get(effort, effort)
 
 
-def _closed(schema: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The schema with its objects closed, as strict modes do, where that is all that they do."""
-    try:
-        return check_schema(schema, "") if schema is not None else None
-    except Untranslatable:
+def _closed(schema: Any) -> Any:
+    """The schema with its objects closed, as strict modes do: every answer to it is an answer to the open one."""
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, dict):
         return schema
+    closed = {name: _closed(each) for name, each in schema.items()}
+    kind = closed.get("type")
+    return {"additionalProperties": False, **closed} if kind == "object" or kind == ["object", "null"] else closed
 
 
 def _messages(messages: tuple[Message, ...], ids: dict[str, str]) -> tuple[Message, ...]:
@@ -242,12 +247,29 @@ def test_what_only_some_can_say(from_: DialectId, to: DialectId, case: str) -> N
         assert same(understood) == same(asked)
     elif case == "a result that is an error":  # OpenAI has no mark of an error: the text says it
         _, understood = passed_on(from_, to, asked, models)
-        assert same(understood) == same(in_text(asked))
+        assert same(understood) == same(in_text(asked, to))
     else:
         with pytest.raises(Untranslatable) as caught:
             passed_on(from_, to, asked, models)
         assert caught.value.field
         assert caught.value.message
+
+
+@pairs
+def test_names_of_documents_arrive(from_: DialectId, to: DialectId) -> None:
+    """Where the dialect has no field for one, a text before the document says it."""
+    report = Document("application/pdf", b64encode(b"%PDF-1.7").decode(), name="report.pdf")
+    years = [Document("text/plain", b64encode(f"revenue {at}".encode()).decode(), name=f"202{at}.txt") for at in (3, 4)]
+    documents = {"openai_chat": [report], "anthropic": [*years, report], "gemini": []}[from_]
+    asked = Asked("m", (Message("user", (*documents, Text("What does 2024.txt say?"))),), output_cap=99)
+    meant, understood = passed_on(from_, to, asked, PLAIN)
+    assert [part.name for part in meant.messages[0].parts if isinstance(part, Document)] == [
+        each.name for each in documents
+    ]
+    assert same(understood) == same(in_text(meant, to))
+    named = {part.name for part in understood.messages[0].parts if isinstance(part, Document)}
+    said_before = {part.text for part in understood.messages[0].parts if isinstance(part, Text)}
+    assert all(each.name in named or f"Document: {each.name}" in said_before for each in documents)
 
 
 # --- answers ------------------------------------------------------------------------------------------------------
@@ -463,7 +485,7 @@ PATHS: Final[dict[str, DialectId]] = {
     "/chat/completions": "openai_chat", "/v1/messages": "anthropic", "enerateContent": "gemini",
 }  # fmt: skip
 REFUSED: Final[dict[DialectId, set[str]]] = {
-    "openai_chat": {"messages.parts", "messages", "top_k", "tools.parameters.$defs.TreeNode.required"},
+    "openai_chat": {"messages.parts", "messages", "top_k", "tools.parameters.$defs.TreeNode.properties.children.default"},
     "anthropic": {
         "messages", "messages.detail", "response_format", "presence_penalty",
         "response_format.properties.metadata.additionalProperties", "response_format.properties.pet.oneOf",
@@ -510,27 +532,34 @@ def test_recorded_requests(from_: DialectId, to: DialectId) -> None:
         if meant.output_cap is None and to == "anthropic":  # it demands one
             assert understood.output_cap is not None
             meant = replace(meant, output_cap=understood.output_cap)
-        assert same(understood) == same(in_text(meant) if to == "openai_chat" else meant), row["id"]
+        assert same(understood) == same(in_text(meant, to)), row["id"]
         arrived += 1
     assert refusals.keys() <= REFUSED[to]
     assert arrived >= 75
     assert refusals.total() < arrived / 5
 
 
-def in_text(asked: Asked) -> Asked:
-    """What OpenAI has no words for is said in the text: that a result is an error, and files of plain text."""
+def in_text(asked: Asked, to: DialectId) -> Asked:
+    """What a dialect has no words for is said in the text: at OpenAI that a result is an error, and files of plain text; their names
+    there and at Gemini, which has none of any document."""
 
-    def part(each: Any) -> Any:
-        if isinstance(each, Document) and each.media_type == "text/plain":
-            return Text(b64decode(each.data).decode())
-        if isinstance(each, ToolResult):
-            parts = [part(inner) for inner in each.parts]
-            if each.is_error:
-                parts[0] = Text(f"Error: {parts[0].text}")
-            return replace(each, parts=tuple(parts), is_error=False)
-        return each
+    def parts(given: tuple[Any, ...]) -> Iterator[Any]:
+        for each in given:
+            if isinstance(each, Document) and (
+                to == "gemini" or (to == "openai_chat" and each.media_type == "text/plain")
+            ):
+                if each.name:
+                    yield Text(f"Document: {each.name}")
+                yield each if to == "gemini" else Text(b64decode(each.data).decode())
+            elif isinstance(each, ToolResult) and to == "openai_chat":
+                inner = list(parts(each.parts))
+                if each.is_error:
+                    inner[0] = Text(f"Error: {inner[0].text}")
+                yield replace(each, parts=tuple(inner), is_error=False)
+            else:
+                yield each
 
-    messages = tuple(replace(message, parts=tuple(map(part, message.parts))) for message in asked.messages)
+    messages = tuple(replace(message, parts=tuple(parts(message.parts))) for message in asked.messages)
     return replace(asked, messages=messages)
 
 

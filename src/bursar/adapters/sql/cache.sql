@@ -9,7 +9,8 @@ CREATE TABLE IF NOT EXISTS answer (
     cost INTEGER,                         -- nano-USD; NULL: not known
     hits INTEGER NOT NULL,
     worth INTEGER NOT NULL,               -- see core/caching.py: the least goes first
-    stale_us INTEGER NOT NULL             -- past it the entry is gone
+    stale_us INTEGER NOT NULL,            -- past it the entry is gone
+    stored_us INTEGER NOT NULL            -- when its answer was asked for: nothing older replaces it
 ) STRICT;
 
 CREATE INDEX IF NOT EXISTS answer_worth ON answer (worth, id);

@@ -83,6 +83,7 @@ _STEP: Final[dict[str, Schema]] = {
 
 _EXPECTED: Final[Schema] = {**_COST, "description": "Exact decimal USD as it was expected; null: not known."}
 _AVOIDED: Final[Schema] = {**_COST, "description": "What the cached answer would have cost. Part of no spend."}
+_TAKEN: Final = ("taken", "probe", "panic", "hedge")
 _ROUTE: Final[dict[str, Schema]] = {
     "calls": {**_COUNT, "description": "Calls that ended here: at their answer, else at their last attempt."},
     "attempts": {**_COUNT, "description": "Those that asked a provider."},
@@ -268,7 +269,7 @@ _SCHEMAS: Final[dict[str, Schema]] = {
         {
             **dict.fromkeys(("rung", "provider", "model"), _TEXT),
             "verdict": {
-                "enum": ["taken", "probe", "panic", "hedge", "failed", "cancelled", "passed", "not needed", ""],
+                "enum": [*_TAKEN, "failed", "cancelled", "passed", "not needed", "not tried", ""],
                 "description": "probe, panic and hedge were taken too; empty: none was stored.",
             },
             "why": _TEXT,
@@ -295,6 +296,19 @@ _SCHEMAS: Final[dict[str, Schema]] = {
         "type": ["object", "null"],
         "description": "What the tightest budget made of the call; null: nothing.",
     },
+    "CallPromptCache": {
+        **_object(
+            {
+                **dict.fromkeys(("ttl", "why", "parted_at"), _TEXT),
+                **dict.fromkeys(("chance_permille", "read_tokens"), _COUNT_OR_NULL),
+                "marks": _list(_TEXT),
+                "keyed": _FLAG,
+                "expected_usd": _EXPECTED,
+            }
+        ),
+        "type": ["object", "null"],
+        "description": "What was done for the provider's own cache; null: its route does not ask for it.",
+    },
     "Call": _object(
         {
             **dict.fromkeys(("call_id", "asked_attempt", "kind", "door", "operation", "model_asked", "route"), _TEXT),
@@ -302,6 +316,7 @@ _SCHEMAS: Final[dict[str, Schema]] = {
                 ("org", "team", "project", "user", "agent", "session", "task", "parent_task", "key"), _TEXT
             ),
             **dict.fromkeys(("trace_id", "provider", "model", "status", "error", "rung", "cause", "why"), _TEXT),
+            "asked": {**_TEXT, "description": "The operation the client asked for; empty: it is not known."},
             "started_at": _TIME,
             "stream": _FLAG,
             "answered": _FLAG,
@@ -321,6 +336,7 @@ _SCHEMAS: Final[dict[str, Schema]] = {
                 }
             ),
             "budget": _ref("CallBudget"),
+            "prompt_cache": _ref("CallPromptCache"),
             "attempts": _list(_ref("CallAttempt")),
         }
     ),
@@ -334,7 +350,7 @@ _SCHEMAS: Final[dict[str, Schema]] = {
             "rungs": _list(_ref("RouteRung")),
         }
     ),
-    "Routes": _object({"routes": _list(_ref("Route")), "more_rungs": _COUNT}),
+    "Routes": _object({"routes": _list(_ref("Route")), **dict.fromkeys(("more_rungs", "rolled_up_attempts"), _COUNT)}),
     "Feed": _object({"rows": _list(_ref("Attempt")), "last_sequence": {"type": "integer"}}),
     "Overview": _object(
         {

@@ -16,9 +16,10 @@ from .outgoing import budget_headers
 from .problems import Problem
 from .request import Request
 
-__all__ = ["answer", "failure_text", "our_headers", "until_gone"]
+__all__ = ["answer", "failure_text", "is_gone", "our_headers", "until_gone"]
 
 _REASON_LENGTH_MAX: Final = 400
+_GONE_S: Final = 0.01
 
 
 def answer(
@@ -46,6 +47,13 @@ def our_headers(done: Settled, rung: str) -> list[tuple[str, str]]:
     if done.admitted is not None:
         headers += budget_headers(done.admitted, charge=done.attempt.charge if done.attempt else None)
     return headers
+
+
+async def is_gone(protocol: HttpProtocol) -> bool:
+    """Whether the client has gone away, as far as the server knows of it within a moment."""
+    left = asyncio.ensure_future(protocol.client_disconnect())
+    await asyncio.wait([left], timeout=_GONE_S)
+    return left.done() or not left.cancel()
 
 
 @contextmanager

@@ -11,21 +11,20 @@ Rule 6: every loop and buffer has a limit.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from bursar.core.call import Arrived, Refused
+from bursar.core.call import Refused
 from bursar.core.errors import BooksError
 from bursar.core.ledger import Opening
 from bursar.core.prices import MODEL_LENGTH_MAX
 from bursar.core.tallies import Tallies
-from bursar.engine.asks import asking_of, estimate_of, price_reply
+from bursar.engine.asks import estimate_of
 from bursar.engine.callers import Caller, Unauthorized, identify
 from bursar.engine.claims import Claims, decision
-from bursar.engine.drive import drive
 from bursar.engine.ports import Books, ClientGoneError, HttpClient, HttpRequest, Keys
 from bursar.engine.prompt_cache import PromptCaching
 from bursar.engine.rsgi import HttpProtocol, HttpScope
@@ -114,6 +113,11 @@ class Gateway:
             self._refuse(protocol, to.dialect.error_body, problem)
         except Unauthorized as error:
             self._refuse(protocol, to.dialect.error_body, Problem(401, "unauthorized", str(error), {}))
+        except Exception:  # noqa: BLE001 - a bug of ours: the client is told in its dialect, and the log how it came
+            _log.exception("a call failed inside Bursar")
+            with suppress(RuntimeError):  # a stream that has begun breaks off
+                problem = Problem(500, "internal_error", "this gateway has a bug: its log says which", {})
+                self._refuse(protocol, to.dialect.error_body, problem)
 
     @property
     def running(self) -> int:
@@ -162,26 +166,15 @@ class Gateway:
         upstream = Outgoing(to, facts, outgoing, request.body, sink, calls.client, calls.books, hide_usage=ask_usage)
         opening = self._open(request, facts)
         task = read_task(request.head.headers, opening.scope)
-        asking = asking_of(rulebook, opening.provider, to.path, facts, opening.started_us, can_cap=to.dialect.can_cap)
-        claim = calls.claims.claim(rulebook, opening, asking, task=task, final=is_final(request.head.headers))
+        final = is_final(request.head.headers)
         sink.headers += [("x-bursar-call-id", opening.call_id), ("x-bursar-rung", "primary")]
-        self.alive.add(opening.attempt_id)
         try:
             with until_gone(request.protocol, watched=facts.stream):
-                done = await drive(
-                    Arrived(opening, claim), calls.books, upstream, lambda o, r: price_reply(rulebook, o, r, to.path)
-                )
+                done = await calls.make(opening, upstream, rulebook, to, facts, task=task, final=final)
         except ClientGoneError:
-            calls.metrics.cancelled(to.rule.provider.id)
             return
-        except asyncio.CancelledError:
-            calls.metrics.cancelled(to.rule.provider.id)
-            raise  # the server is stopping
-        finally:
-            self.alive.discard(opening.attempt_id)
         if isinstance(done, Refused):
             raise calls.refused(done)
-        calls.settled(done, facts)
         if not sink.started:
             answer(request, upstream.answer, upstream.failure, done, our_headers(done, "primary"))
 
@@ -225,6 +218,9 @@ class Gateway:
         self._metrics.refused(problem.code)
         details = {"code": problem.code, **problem.more}
         headers = [*_JSON, *problem.headers]
+        call_id = problem.more.get("call_id")
+        if call_id is not None and all(name != "x-bursar-call-id" for name, _ in headers):
+            headers.append(("x-bursar-call-id", str(call_id)))
         if problem.retry_after_s is not None:
             headers.append(("retry-after", str(problem.retry_after_s)))
         protocol.response_bytes(

@@ -13,26 +13,26 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
-from bursar.core.call import Arrived, Done, Refused, Settled
+from bursar.core.call import Done, Refused, Settled
 from bursar.core.failures import Cause
 from bursar.core.ladder import Changes
 from bursar.core.ledger import Opening
 from bursar.core.money import NanoUSD
 from bursar.core.prices import Charge
 from bursar.core.routes import Route, RouteRung
-from bursar.engine.asks import asking_of, estimate_of, price_reply
+from bursar.engine.asks import estimate_of
 from bursar.engine.claims import thread_of
-from bursar.engine.drive import drive
 from bursar.engine.health import Target
 from bursar.engine.permits import time_of
 from bursar.engine.ports import ClientGoneError, HttpRequest
 from bursar.engine.prompt_cache import Planned
-from bursar.engine.survey import Candidate, Why
+from bursar.engine.survey import Barred, Candidate, Why
 from bursar.wire.dialect import BadRequest, RequestFacts
 from bursar.wire.failures import cause_of, retry_after_s
 from bursar.wire.providers import Provider
@@ -70,17 +70,25 @@ class RungsOf:
     def __init__(self, calls: Calls, request: Request, route: Route, call_id: str, started_us: int, cache: str) -> None:
         self.calls = calls
         self.request = request
+        self.asked = request.facts.operation
         self.call_id = call_id
         self.started_us = started_us
         self.cache = cache
         self.route = route
+        headers = request.head.headers
+        self.task = read_task(
+            headers, request.scope
+        )  # before any attempt: a bad one is a bad request, and nobody's failure
+        self.final = is_final(headers)
         self.continuation = self._continuation()
 
     def _continuation(self) -> Continuation | None:
-        ours = speaker(self.request.to.dialect)
-        if self.route.mid_stream == "end" or ours is None or not self.request.facts.stream:
+        request = self.request
+        ours = speaker(request.to.dialect)
+        if self.route.mid_stream == "end" or ours is None or not request.facts.stream:
             return None
-        return Continuation(self._writer(ours))
+        read = partial(ours.read_request, request.to.path, request.caller.query, request.body)
+        return Continuation(self._writer(ours), read)
 
     def translation(self, theirs: Speaker | None) -> StreamTranslation | Part | None:
         """What turns a provider's stream into the client's; ``theirs`` None: nothing needs to."""
@@ -88,7 +96,7 @@ class RungsOf:
         if ours is None or not self.request.facts.stream:
             return None
         if self.continuation is not None:
-            return Part((theirs or ours).reader(), self.continuation)
+            return Part((theirs or ours).reader(), self.continuation, same=theirs is None)
         return None if theirs is None else StreamTranslation(theirs.reader(), self._writer(ours))
 
     def _writer(self, ours: Speaker) -> StreamWriter:
@@ -105,14 +113,16 @@ class RungsOf:
             headers.append(("x-bursar-cache", self.cache))
         return headers
 
-    def ready(self, index: int) -> Candidate | str:
+    def ready(self, index: int) -> Candidate | Barred:
         rung = self.route.rungs[index]
         try:
             return self._ready(rung)
-        except (Untranslatable, NoKeyError) as error:
-            return str(error)
+        except NoKeyError as error:
+            return Barred(str(error))
+        except Untranslatable as error:
+            return Barred(str(error), by_request=True)
         except BadRequest as error:
-            return f"the request cannot be written for it: {error}"
+            return Barred(f"the request cannot be written for it: {error}", by_request=True)
 
     def _ready(self, rung: RouteRung) -> Attempting:
         request = self.request
@@ -157,7 +167,7 @@ class RungsOf:
             query,
             headers,
             facts,
-            hide_usage=ask_usage and sent is None and self.continuation is None,
+            hide_usage=ask_usage and sent is None,
             translated=translated,
         )
 
@@ -191,6 +201,7 @@ class Attempting:
         self.outgoing: Outgoing | None = None
         self.gate: Gate | None = None
         self.said: bytes | None = None
+        self._late = False
         rule, request = to.rule, rungs.request
         own = request.caller.key is None and rule.provider.id == request.to.rule.provider.id
         key = client_digest(request.caller, request.head.headers) if own else key_digest(rule.key or "")
@@ -219,21 +230,11 @@ class Attempting:
     def replied(self) -> bool:
         return self.outgoing is not None and self.outgoing.reply is not None
 
-    async def make(self, why: Why, shows: Callable[[], bool]) -> Done:
+    async def make(self, why: Why, leaves: Callable[[], None], shows: Callable[[], bool]) -> Done:
         rungs, calls = self._rungs, self._rungs.calls
         request, rulebook = rungs.request, rungs.request.rulebook
         planned = self._plan()
         opening = self._opening(why, planned)
-        asking = asking_of(
-            rulebook, opening.provider, self.to.path, self.facts, opening.started_us, can_cap=self.to.dialect.can_cap
-        )
-        claim = calls.claims.claim(
-            rulebook,
-            opening,
-            asking,
-            task=read_task(request.head.headers, opening.scope),
-            final=is_final(request.head.headers),
-        )
         gate = self.gate = Gate(
             request.sink,
             shows,
@@ -244,27 +245,22 @@ class Attempting:
         gate.headers += rungs.headers(why.rung)
         self.outgoing = Outgoing(
             self.to, self.facts, self._http_request, self._body, gate, calls.client, calls.books,
-            hide_usage=self._hide_usage, budget_at=self._rung.budget_at,
+            hide_usage=self._hide_usage, budget_at=self._rung.budget_at, leaves=leaves,
         )  # fmt: skip
-        calls.alive.add(opening.attempt_id)
+        outgoing = self.outgoing
         try:
-            done = await drive(
-                Arrived(opening, claim),
-                calls.books,
-                self.outgoing,
-                lambda o, r: price_reply(rulebook, o, r, self.to.path),
-            )
+            done = await calls.make(
+                opening, outgoing, rulebook, self.to, self.facts, task=rungs.task, final=rungs.final,
+                sent=lambda: outgoing.facts,
+            )  # fmt: skip
             with suppress(ClientGoneError):
                 await gate.finish()
         except asyncio.CancelledError:
-            calls.metrics.cancelled(opening.provider)
+            if self._late:
+                calls.tallies.add("failed", opening.provider, calls.clock.now_us())
             raise
-        finally:
-            calls.alive.discard(opening.attempt_id)
-        if not isinstance(done, Refused):
-            calls.settled(done, self.outgoing.facts)
-            if planned is not None and done.attempt is not None:
-                calls.prompt_caching.settled(planned, done.attempt.charge.usage)
+        if planned is not None and not isinstance(done, Refused) and done.attempt is not None:
+            calls.prompt_caching.settled(planned, done.attempt.charge.usage)
         return done
 
     def _plan(self) -> Planned | None:
@@ -300,9 +296,9 @@ class Attempting:
             return "connect"
         answer = outgoing.answer
         found = cause_of(outgoing.reply, answer.body if answer is not None and answer.status >= 400 else b"")
-        if found is None and self.translated and answer is not None:
-            self.said = self._in_their_dialect(answer.body)
-            return None if self.said is not None else "invalid"
+        if self.translated and answer is not None and answer.status < 400 and found in (None, "content_policy"):
+            self.said = self._in_their_dialect(answer.body)  # a refusal too: nothing else may be left
+            return "invalid" if found is None and self.said is None else found
         return found
 
     def _in_their_dialect(self, body: bytes) -> bytes | None:
@@ -313,6 +309,10 @@ class Attempting:
             return translate_answer(theirs, ours, body, created_s=self._rungs.started_us // 1_000_000)
         except ValueError:
             return None
+
+    @property
+    def passed_over(self) -> str:
+        return "" if self.outgoing is None else self.outgoing.passed_over
 
     def goes_on(self) -> bool:
         continuation = self._rungs.continuation
@@ -327,7 +327,8 @@ class Attempting:
     def headers(self, rung: str) -> list[tuple[str, str]]:
         return self._rungs.headers(rung)
 
-    def stopping(self, reason: str) -> None:
+    def stopping(self, reason: str, *, failed: bool) -> None:
+        self._late = failed
         if self.outgoing is not None and not self.outgoing.stopped:
             self.outgoing.stopped = reason
 

@@ -53,7 +53,7 @@ class Gate:
         self.opened = False
 
     async def start(self, status: int, headers: tuple[tuple[str, str], ...]) -> None:
-        if self._translation is not None:
+        if self._translation is not None and self._translation.content_type:
             kept = tuple(pair for pair in headers if pair[0] not in _STREAM_HEADERS)
             headers = (("content-type", self._translation.content_type), *kept)
         self._start = (status, headers)

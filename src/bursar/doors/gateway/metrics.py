@@ -125,9 +125,6 @@ class Metrics(Collector):
         """A cached answer was given in the place of one that cost so much."""
         self._avoided[tier] += cost or 0
 
-    def cancelled(self, provider: str) -> None:
-        self._providers[provider].status["cancelled"] += 1
-
     def denied(self, budget: str, code: str) -> None:
         self._denied[budget, code] += 1
 

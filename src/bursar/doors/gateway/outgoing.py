@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bursar.core.admission import Admitted
+from bursar.core.alert_text import percent_text
 from bursar.core.budget_fields import amount_text
 from bursar.core.call import Held, NeedsMore, NeedsProvider, Reply
 from bursar.core.ladder import UNCHANGED
@@ -33,7 +34,7 @@ Header = tuple[str, str]
 
 class Outgoing:
     """``engine.ports.Upstream`` for one attempt of the gateway. ``sent`` is the attempt once it was made, ``reply`` what came
-    of it; ``stopped`` is why we ended it, where we did."""
+    of it; ``stopped`` is why we ended it, where we did, ``passed_over`` why it was not made after all."""
 
     def __init__(
         self,
@@ -47,8 +48,10 @@ class Outgoing:
         *,
         hide_usage: bool,
         budget_at: int | None = None,
+        leaves: Callable[[], None] = lambda: None,
     ) -> None:
-        """``budget_at`` is the share used of its tightest budget (thousandths) from which the attempt is not made after all."""
+        """``budget_at`` is the share used of its tightest budget (thousandths) from which the attempt is not made after all;
+        ``leaves`` is called when it is."""
         self._to = to
         self.facts = facts
         self._request = request
@@ -58,9 +61,10 @@ class Outgoing:
         self._books = books
         self._hide_usage = hide_usage
         self._budget_at = budget_at
+        self._leaves = leaves
         self.sent: HttpUpstream | None = None
         self.reply: Reply | None = None
-        self.passed_over = False
+        self.passed_over = ""
         self.stopped = ""
 
     async def send(self, need: NeedsProvider, /) -> Reply:
@@ -68,8 +72,10 @@ class Outgoing:
         allowance = None
         if admitted is not None:
             if self._budget_at is not None and admitted.share >= self._budget_at:
-                self.passed_over = True
-                return Reply(Reading(error="its budget is used too far"), "error", left=False)
+                name = admitted.tightest.budget.name if admitted.tightest is not None else ""
+                at, limit = percent_text(admitted.share), percent_text(self._budget_at)
+                self.passed_over = f"budget {name} is used to {at}, budget_at is {limit}"
+                return Reply(Reading(error=self.passed_over), "error", left=False)
             self._sink.headers += budget_headers(admitted, charge=None)
             self._shape(admitted)
             if admitted.extend:
@@ -82,6 +88,7 @@ class Outgoing:
             hide_usage=self._hide_usage,
             allowance=allowance,
         )
+        self._leaves()
         self.reply = await self.sent.send(need)
         return self.reply
 
@@ -89,7 +96,12 @@ class Outgoing:
         if self.sent is None:
             return Reply(Reading(), "error", left=False)
         reply = self.sent.interrupted()
-        return replace(reply, reading=replace(reply.reading, error=self.stopped)) if self.stopped else reply
+        if reply.status == "ok" and (self.showing or not self.stopped):
+            self.reply = reply
+            return reply  # all of it had come, and the client has it
+        if not self.stopped:
+            return reply
+        return replace(reply, status="cancelled", reading=replace(reply.reading, error=self.stopped))
 
     @property
     def showing(self) -> bool:

@@ -6,13 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bursar.core.call import Refused, Settled
+from bursar.core.budgets import TaskLimit
+from bursar.core.call import Arrived, Done, NeedsSettlement, Refused
+from bursar.core.ledger import Opening
 from bursar.core.refusals import refusal_details, refusal_text
 from bursar.core.scopes import NOBODY, Scope
 from bursar.core.tallies import Tallies
+from bursar.engine.asks import asking_of, price_reply
 from bursar.engine.callers import Caller
 from bursar.engine.claims import Claims
-from bursar.engine.ports import Books, HttpClient
+from bursar.engine.drive import drive
+from bursar.engine.ports import Books, HttpClient, Upstream
 from bursar.engine.prompt_cache import PromptCaching
 from bursar.engine.rsgi import HttpProtocol
 from bursar.engine.rulebook import Rulebook
@@ -76,12 +80,42 @@ class Calls:
         status = 400 if refusal.code == "too_deep" else 402
         return Problem(status, refusal.code, refusal_text(refusal), more, headers=NO_RETRY)
 
-    def settled(self, done: Settled, facts: RequestFacts) -> None:
-        """Count an attempt that has ended, and learn from it. ``facts`` are those of the request as it was sent."""
-        self.metrics.settled(done.opening.provider, done.attempt)
-        if done.attempt is not None:
-            self.claims.learn(done.attempt, facts)
-            self.tallies.settled(done.attempt, self.clock.now_us())
+    async def make(
+        self,
+        opening: Opening,
+        upstream: Upstream,
+        rulebook: Rulebook,
+        to: Destination,
+        facts: RequestFacts,
+        *,
+        task: TaskLimit | None = None,
+        final: bool = False,
+        sent: Callable[[], RequestFacts] | None = None,
+    ) -> Done:
+        """Take one attempt from its hold to its settlement; count it, and learn from it, whatever becomes of it. ``sent`` gives
+        the facts of the request as it was sent, where a budget may have changed it."""
+        can_cap = to.dialect.can_cap
+        asking = asking_of(rulebook, opening.provider, to.path, facts, opening.started_us, can_cap=can_cap)
+        claim = self.claims.claim(rulebook, opening, asking, task=task, final=final)
+
+        def settled(settlement: NeedsSettlement) -> None:
+            attempt = settlement.attempt
+            self.metrics.settled(opening.provider, attempt)
+            if attempt is not None:
+                self.claims.learn(attempt, facts if sent is None else sent())
+                self.tallies.settled(attempt, self.clock.now_us())
+
+        self.alive.add(opening.attempt_id)
+        try:
+            return await drive(
+                Arrived(opening, claim),
+                self.books,
+                upstream,
+                lambda o, r: price_reply(rulebook, o, r, to.path),
+                settled,
+            )
+        finally:
+            self.alive.discard(opening.attempt_id)
 
 
 def scope_of(head: Head, facts: RequestFacts, caller: Caller) -> Scope:

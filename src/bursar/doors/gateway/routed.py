@@ -7,8 +7,9 @@ Rule 3: of several calls that ask the same at once one asks the provider.
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -25,6 +26,7 @@ from bursar.core.routes import Route
 from bursar.core.usage import NO_USAGE
 from bursar.engine.climb import Climb, Climbed, RouteStates
 from bursar.engine.health import Health
+from bursar.engine.permits import is_degraded
 from bursar.engine.ports import ClientGoneError, HttpAnswer
 from bursar.engine.response_cache import NOTHING_KEPT, CacheAsk, Flight, ResponseCache, keepable
 from bursar.engine.survey import Kept
@@ -33,7 +35,7 @@ from bursar.wire.dialect import BadRequest
 from bursar.wire.questions import answer_text, question_of
 from bursar.wire.translate.speakers import speaker
 
-from .answers import answer, our_headers, until_gone
+from .answers import answer, is_gone, our_headers, until_gone
 from .candidates import Attempting, RungsOf
 from .problems import NO_RETRY, Problem
 from .request import Calls, Request
@@ -48,6 +50,7 @@ __all__ = ["RoutedCalls", "Routing"]
 CACHE_HEADER: Final = "x-bursar-cache"
 TAG_HEADER: Final = "x-bursar-cache-tag"
 _US: Final = 1_000_000
+_PATIENT_S: Final = 1.0
 _TAGS_MAX: Final = 16
 # Headers that say what of an API is asked for, and so change answers.
 _TELLING: Final = ("anthropic-version", "anthropic-beta", "openai-beta")
@@ -101,47 +104,86 @@ class RoutedCalls:
         ask = self._ask(request, route)
         kept = NOTHING_KEPT if ask is None else await cache.look(ask)
         if ask is not None and kept.fresh is not None and route.cache_first:
-            text = _hit_decision(route, kept)
-            await self._give(call, kept.fresh, kept.tier, text, rung="cached")
+            await self._hit(call, ask, kept, kept.fresh, kept.tier)
             return None
-        similar = None if ask is None else await self._similar(request, ask)
-        if similar is not None:
+        similar = None if ask is None or kept.fresh is not None else await self._similar(request, ask)
+        told: Callable[[], None] | None = None
+        if ask is not None and similar is not None:
             kept = replace(kept, said={**kept.said, **similar.said})
             match = similar.match
-            if match is not None and match.serve and ask is not None:
+            if match is not None and match.serve:
                 entry = await cache.entry(match.key, ask.tenant)
                 if entry is not None:
-                    text = _hit_decision(route, replace(kept, said={**kept.said, "found": "similar"}))
+                    kept = replace(kept, fresh=entry, tier="semantic", said=self._found(kept, "similar", entry))
                     told = partial(self._routing.similar().wrong, similar)
-                    await self._give(call, entry, "semantic", text, rung="cached", wrong=told)
-                    return None
-                self._routing.similar().forget(match.key)
-                similar = replace(similar, match=None)
+                    if route.cache_first:
+                        await self._hit(call, ask, kept, entry, "semantic", told)
+                        return None
+                else:
+                    self._routing.similar().forget(match.key)
+                    similar = replace(similar, match=None)
         if ask is not None and ask.directive == "only":
+            if kept.fresh is not None:
+                await self._hit(call, ask, kept, kept.fresh, kept.tier, told)
+                return None
             cache.looked(route.name, "miss")
             message = f"nothing fresh is kept for this request, and {CACHE_HEADER}: only asks no provider"
             raise Problem(504, "cache_miss", message, {"call_id": call.id}, headers=NO_RETRY)
         flight = cache.flight(ask.key) if ask is not None and ask.looks and route.cache_first else None
-        if flight is not None and not flight.leads:
-            entry = await flight.wait()
-            if entry is not None:
-                text = _hit_decision(route, replace(kept, said={**kept.said, "found": "coalesced"}))
-                await self._give(call, entry, "coalesced", text, rung="cached")
+        while flight is not None and not flight.leads:
+            entry = await flight.wait(self._patience_s(call))
+            if entry is not None and ask is not None:
+                kept = replace(kept, said=self._found(kept, "coalesced", entry))
+                await self._hit(call, ask, kept, entry, "coalesced")
                 return None
-            flight = None
+            flight = cache.flight(ask.key) if ask is not None and flight.left else None
         try:
-            entry = await self._climb(call, ask, kept, flight)
+            entry = await self._climb(call, ask, kept, flight, told)
+        except (asyncio.CancelledError, ClientGoneError):
+            if flight is not None:
+                flight.leave()
+            raise
         finally:
             if flight is not None:
                 flight.land(None)
         return None if similar is None or entry is None else (similar, entry)
 
+    def _patience_s(self, call: _Call) -> float | None:
+        """How long a call waits for the answer to another: half of its own time that is left, for it may have to ask itself."""
+        deadline_ms = call.route.deadline_ms
+        return None if deadline_ms is None else max(0.0, (deadline_ms / 1_000 - self._spent_s(call)) / 2)
+
+    def _spent_s(self, call: _Call) -> float:
+        return (self._calls.clock.now_us() - call.started_us) / _US
+
+    def _found(self, kept: Kept, found: str, entry: CacheEntry) -> Mapping[str, Any]:
+        """What is said of an answer that is not the one that was looked for by its own key."""
+        return {**kept.said, "found": found, "age_s": self._age_s(entry)}
+
+    def _age_s(self, entry: CacheEntry) -> int:
+        return max(0, (self._calls.clock.now_us() - entry.stored_us) // _US)
+
+    async def _hit(
+        self,
+        call: _Call,
+        ask: CacheAsk,
+        kept: Kept,
+        entry: CacheEntry,
+        tier: CacheTier,
+        wrong: Callable[[], None] | None = None,
+    ) -> None:
+        """Answer from the cache before anything else. A tag of the request is one of the answer's from now on."""
+        await self._give(call, entry, tier, _hit_decision(call.route, kept), rung="cached", wrong=wrong)
+        if ask.keeps and not set(ask.policy.tags) <= set(entry.tags):
+            tags = tuple(dict.fromkeys((*entry.tags, *ask.policy.tags)))
+            await self._routing.cache.keep(replace(entry, tags=tags))
+
     async def _similar(self, request: Request, ask: CacheAsk) -> Asked | None:
         """What is known of similar questions, None where the route does not ask or the request has no question."""
         policy = ask.policy.semantic
         theirs = speaker(request.to.dialect) if policy is not None and ask.looks else None
-        if policy is None or theirs is None:
-            return None
+        if policy is None or theirs is None or (ask.directive == "only" and "/" in policy.embed):
+            return None  # who asks the cache alone pays no provider for a vector either
         question = question_of(theirs, request.to.path, request.caller.query, request.body)
         if question is None:
             return None
@@ -151,7 +193,7 @@ class RoutedCalls:
         except BursarError as error:
             self._routing.cache.trouble(error)
             return None
-        path = f"{request.to.path} {request.facts.stream}"
+        path = f"{ask.meant}\n{request.facts.stream}"
         return await self._routing.similar().look(
             question, policy, vectors, tenant=ask.tenant, route=ask.route, path=path
         )
@@ -190,22 +232,28 @@ class RoutedCalls:
         tenant = tenant_of(request.caller, headers, request.scope, policy.share)
         facts = request.facts
         if facts.operation not in _CACHED:
-            return CacheAsk("", "exact", tenant, route.name, policy, directive, f"{facts.operation} is not kept")
-        asked = [headers.get(name, "") for name in _TELLING]
-        path = "\n".join((f"{request.to.path}?{request.caller.query}", *asked))
+            return CacheAsk(
+                "", "exact", tenant, route.name, policy, directive, why_not=f"{facts.operation} is not kept"
+            )
+        meant = _meant(request, route)
         found = cache_key(
-            request.body, tenant=tenant, route=route.name, path=path, stream=facts.stream, volatile=policy.volatile
+            request.body, tenant=tenant, route=route.name, path=meant, stream=facts.stream, volatile=policy.volatile
         )
-        if found.sampled and not policy.sampled and facts.operation != "embeddings":
+        why = ""
+        if found.stateful:
+            why = f"its answer depends on what the provider keeps: {found.stateful}"
+        elif found.sampled and not policy.sampled and facts.operation != "embeddings":
             why = "its answer is drawn at random (temperature is not 0): cache: {sampled: true} keeps those too"
-            return CacheAsk("", "exact", tenant, route.name, policy, directive, why)
-        return CacheAsk(found.key, "template" if found.templated else "exact", tenant, route.name, policy, directive)
+        if why:
+            return CacheAsk("", "exact", tenant, route.name, policy, directive, why_not=why)
+        tier: CacheTier = "template" if found.templated else "exact"
+        return CacheAsk(found.key, tier, tenant, route.name, policy, directive, meant=meant)
 
-    async def _climb(self, call: _Call, ask: CacheAsk | None, kept: Kept, flight: Flight | None) -> CacheEntry | None:
-        """Returns what was kept of the answer."""
+    async def _climb(
+        self, call: _Call, ask: CacheAsk | None, kept: Kept, flight: Flight | None, told: Callable[[], None] | None
+    ) -> CacheEntry | None:
+        """Returns what was kept of the answer. ``told`` is to be told if a similar answer was given, and is said to be wrong."""
         request, route = call.request, call.route
-        if ask is not None and ask.looks:
-            self._routing.cache.looked(route.name, "miss")
         cache = "" if ask is None or not ask.looks else "miss"
         rungs = RungsOf(self._calls, request, route, call.id, call.started_us, cache)
         climb = Climb(
@@ -217,11 +265,18 @@ class RoutedCalls:
             stream=request.facts.stream,
             now_us=self._calls.clock.now_us,
             draw=random.random,
+            spent_s=self._spent_s(call),
+            gone=None if request.facts.stream else partial(self._has_left, call),
         )
         climbed = await climb.run()
         self._count(route, climbed)
+        if cache and climbed.kept is None:
+            self._routing.cache.looked(route.name, cache)
         if climbed.kept is not None and climbed.tier is not None:
-            await self._give(call, climbed.kept, climbed.tier, climbed.decision, rung=climbed.rung, climbed=climbed)
+            wrong = told if climbed.tier == "semantic" else None
+            await self._give(
+                call, climbed.kept, climbed.tier, climbed.decision, rung=climbed.rung, climbed=climbed, wrong=wrong
+            )
             return None
         by, done = climbed.by, climbed.done
         whole = rungs.continuation
@@ -241,13 +296,17 @@ class RoutedCalls:
             return None
         if ask is None or not ask.keeps or climbed.cause is not None or body is None or done.attempt is None:
             return None
-        if keepable(ask.policy, done, body):
+        if keepable(ask.policy, done, body) or is_degraded(done.admitted):
             return None
         entry = self._entry(request, ask, done.attempt, body, content_type)
         if flight is not None:
             flight.land(entry)
         await self._routing.cache.keep(entry)
         return entry
+
+    async def _has_left(self, call: _Call) -> bool:
+        """Whether the client of a whole answer has left. One that has waited for a moment only has not."""
+        return self._spent_s(call) > _PATIENT_S and await is_gone(call.request.protocol)
 
     async def _pass(
         self, request: Request, by: Attempting, done: Settled, climbed: Climbed
@@ -289,6 +348,7 @@ class RoutedCalls:
         """Answer from the cache. ``wrong`` is to be told if somebody says that the answer was."""
         request, now_us = call.request, self._calls.clock.now_us()
         serial, number = (climbed.serial, climbed.number) if climbed else (1, 1)
+        started_us = call.started_us if number == 1 else now_us  # what failed before it has its own time
         free = _free(entry, tier)
         opening = Opening(
             attempt_id=f"{call.id}.{serial}",
@@ -296,7 +356,7 @@ class RoutedCalls:
             kind="model",
             door="gateway",
             operation=request.facts.operation,
-            started_us=call.started_us,
+            started_us=started_us,
             provider=entry.provider,
             model_asked=request.facts.model,
             scope=request.scope,
@@ -315,7 +375,7 @@ class RoutedCalls:
             opening,
             "ok",
             free,
-            latency_ms=(now_us - call.started_us) / 1_000,
+            latency_ms=(now_us - started_us) / 1_000,
             finish=entry.finish,
             avoided=None if entry.cost is None else NanoUSD(entry.cost),
         )
@@ -329,7 +389,7 @@ class RoutedCalls:
             ("x-bursar-rung", rung),
             ("x-bursar-cache", tier),
             ("x-bursar-cost-usd", "0"),
-            ("age", str(max(0, (now_us - entry.stored_us) // _US))),
+            ("age", str(self._age_s(entry))),
         ]
         if request.facts.stream:
             await request.sink.start(200, tuple(headers))
@@ -348,6 +408,11 @@ class RoutedCalls:
             wait_s = max(1, -(-(climbed.wait_us - self._calls.clock.now_us()) // _US))
         message = f"route {route.name!r} has no rung left for this call: {climbed.reason or 'none could be taken'}"
         more: dict[str, object] = {"call_id": call_id, "route": route.name}
+        if climbed.barred is not None:
+            status, code = (400, "cannot_be_asked") if climbed.barred.by_request else (503, "no_rung")
+            return Problem(status, code, message, more, headers=NO_RETRY)
+        if climbed.cause == "budget":
+            return Problem(402, "budget_at", message, more, headers=NO_RETRY)
         if climbed.cause in ("first_token", "slow"):
             return Problem(504, "too_slow", message, more, retry_after_s=wait_s)
         return Problem(503, "no_rung", message, more, retry_after_s=wait_s)
@@ -375,6 +440,18 @@ class RoutedCalls:
             finish=attempt.finish,
             operation=attempt.opening.operation,
         )
+
+
+def _meant(request: Request, route: Route) -> str:
+    """What says beside the body which answer is meant: whom it is asked of, in which version, and what the route makes of it. A
+    route that says something else by now means other answers."""
+    headers, policy = request.head.headers, route.cache
+    asked = [headers.get(name, "") for name in _TELLING]
+    rungs = [f"{rung.kind} {rung.provider}/{rung.model} {rung.output_cap} {rung.effort}" for rung in route.rungs]
+    kept = f"{policy.ttl_s} {policy.stale_s} {policy.tool_calls}" if policy is not None else ""
+    usage = "usage" if request.facts.asks_usage else ""
+    path = f"{request.to.rule.provider.id} {request.to.path}?{request.caller.query}"
+    return "\n".join((path, usage, *asked, kept, *rungs))
 
 
 def _is_json(body: bytes) -> bool:

@@ -13,15 +13,14 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from bursar.core.call import Arrived, NeedsProvider, Reply
+from bursar.core.call import NeedsProvider, Reply
 from bursar.core.errors import CacheError
 from bursar.core.ledger import Opening
 from bursar.core.prices import Reading
 from bursar.core.scopes import make_labels
 from bursar.core.usage import Usage
-from bursar.engine.asks import asking_of, estimate_of, price_reply
+from bursar.engine.asks import estimate_of
 from bursar.engine.claims import decision
-from bursar.engine.drive import drive
 from bursar.engine.ports import Embedder, HttpRequest, Upstream
 from bursar.engine.rulebook import ProviderRule
 from bursar.wire.context import put_label
@@ -118,16 +117,7 @@ class SideCalls:
             estimate=estimate_of(rulebook, provider, to.path, facts, now_us),
             decision=decision(provider, facts.model),
         )
-        asking = asking_of(rulebook, provider, to.path, facts, now_us, can_cap=to.dialect.can_cap)
-        claim = calls.claims.claim(rulebook, opening, asking, task=None, final=False)
-        calls.alive.add(opening.attempt_id)
-        try:
-            done = await drive(
-                Arrived(opening, claim), calls.books, upstream, lambda o, r: price_reply(rulebook, o, r, to.path)
-            )
-        finally:
-            calls.alive.discard(opening.attempt_id)
-        calls.metrics.settled(provider, getattr(done, "attempt", None))
+        await calls.make(opening, upstream, rulebook, to, facts)
 
     def _rule(self, provider: str) -> ProviderRule:
         rule = self._request.rulebook.providers.get(provider)

@@ -32,9 +32,9 @@ def tenant_of(caller: Caller, headers: Mapping[str, str], scope: Scope, share: S
 
 
 def client_digest(caller: Caller, headers: Mapping[str, str]) -> str:
-    """What tells clients with keys of their own apart, "" for one without any."""
-    secret = next((headers[name] for name in KEY_HEADERS if headers.get(name)), caller.query_key or "")
-    return key_digest(secret)
+    """What tells clients with keys of their own apart, "" for one without any. All of their keys do: any may be the one that counts."""
+    keys = [headers.get(name, "") for name in KEY_HEADERS]
+    return key_digest("\n".join((*keys, caller.query_key or "")) if any(keys) or caller.query_key else "")
 
 
 def key_digest(secret: str) -> str:

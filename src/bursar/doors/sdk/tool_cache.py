@@ -1,7 +1,8 @@
 """Results of tools that are kept, so that the same call is not paid again.
 
-Rule 1: a result is kept for one function, as it is written, with these arguments, for whom it was asked: what cannot be
-        compared (an argument, what a closure holds) is not cached, and that is said once.
+Rule 1: a result is kept for one function, as it and all that is wrapped around it are written, with these arguments, for whom
+        it was asked: what cannot be compared (an argument, what a closure or an object holds) is not cached, and that is said
+        once.
 Rule 2: who it was asked for is the org, team, project and user of the call, unless the tool says that a team or an org shares
         its results. ``vary`` only ever divides further.
 Rule 3: only what comes back from the store as it went in, type by type, is kept, and no error is.
@@ -14,7 +15,6 @@ Rule 6: a store that fails is a miss.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import re
@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from hashlib import blake2b
-from types import MethodType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
 import msgspec
@@ -32,11 +32,11 @@ import msgspec
 from bursar.core.caching import KEY_HEX_LENGTH, CacheEntry, CacheTier
 from bursar.core.errors import CacheError
 from bursar.core.money import NanoUSD
-from bursar.core.scopes import SCOPE_COLUMNS, Scope
+from bursar.core.scopes import SCOPE_COLUMNS, VALUE_LENGTH_MAX, Scope
 from bursar.core.tool_prices import TOOL_PROVIDER
 from bursar.engine.ports import SyncCacheStore
 
-from .comparable import as_json, canonical, code_digest, place_of
+from .comparable import as_json, canonical, held, identity_of, layers_of
 from .frames import Frame, current_frame
 from .session import Session, required
 
@@ -92,7 +92,6 @@ class Caching:
         self._vary = names_of("vary", vary)
         self._ignore = frozenset(names_of("ignore", ignore))
         self._version = version
-        self._function = function
         try:
             self._signature = inspect.signature(function)
         except (TypeError, ValueError):
@@ -107,8 +106,11 @@ class Caching:
                 )
         for argument in self._ignore - self._signature.parameters.keys():
             raise ValueError(f"ignore: {name} has no argument {argument!r}")
-        inner = inspect.unwrap(function)
-        self._identity = [_FORMAT, name, *place_of(inner), version, code_digest(getattr(inner, "__code__", None))]
+        self._layers = layers_of(function)
+        self._is_as_written = not any(
+            hasattr(each, "__wrapped__") or hasattr(each, "__signature__") for each in self._layers
+        )
+        self._identity = [_FORMAT, name, version, *map(identity_of, self._layers)]
 
     def tenant(self, scope: Scope) -> str:
         columns = (getattr(scope, column) for column in _COLUMNS[self._share])
@@ -132,29 +134,28 @@ class Caching:
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return [
+        if self._is_as_written:
+            bound.apply_defaults()
+        said = [
             [name, canonical(value, f"its argument {name!r}", "name it in ignore=[...] if no result depends on it")]
             for name, value in bound.arguments.items()
             if name not in self._ignore
         ]
+        # A wrapper may have other defaults than it shows, and look at how something is passed.
+        return said if self._is_as_written else [len(args), said]
 
     def _captured(self) -> list[Any]:
         """What the function has in hand besides its arguments. With a version its author answers for it."""
         if self._version:
             return []
-        inner: Any = inspect.unwrap(self._function)
-        cells: Any = getattr(inner, "__closure__", None) or ()
-        found: list[Any] = []
-        if type(inner) is functools.partial:
-            found += [inner.func, *inner.args, inner.keywords]
-        if isinstance(inner, MethodType):
-            found.append(inner.__self__)
-        for cell in cells:
-            with suppress(ValueError):  # an empty cell: it is filled later, or never
-                found.append(cell.cell_contents)
         way_out = "give the tool a version=, and change it with what its results depend on"
-        return [canonical(value, "what it captured", way_out) for value in found]
+        without = self._signature.parameters.keys() if self._is_as_written else self._ignore
+        found: list[Any] = []
+        for layer in self._layers:
+            holding = held(layer, without=without)
+            known = [each for each in self._layers if each is not holding]
+            found.append(canonical(holding, "what it captured", way_out, known=known))
+        return found
 
 
 def names_of(what: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -179,8 +180,9 @@ def _lifetime(text: str) -> int:
 
 
 class _Flight(NamedTuple):
-    """A call under way that others may wait for."""
+    """A call under way, for which others may wait."""
 
+    key: str
     future: Future[CacheEntry | None]
     frame: Frame
     route: str
@@ -200,7 +202,9 @@ class ToolCache:
     def forked(self) -> None:
         """This process is a child: what is under way is its parent's."""
         self._lock = threading.Lock()
+        self._keeping = threading.Lock()
         self._flights: dict[str, _Flight] = {}
+        self._running: set[_Flight] = set()
 
     def store(self) -> SyncCacheStore:
         """Raises CacheError, or ConfigError where it cannot be opened as bursar.yaml says."""
@@ -217,29 +221,45 @@ class ToolCache:
             if self._store is not None:
                 self._store.close()
 
-    def join(self, key: str, flight: _Flight) -> _Flight:
-        """The flight of a key: this one, or that of a call that was there before."""
+    def join(self, flight: _Flight) -> _Flight:
+        """The flight to wait for: that of a call that was there before, or this one, which then runs."""
         with self._lock:
-            return self._flights.setdefault(key, flight)
+            found = self._flights.setdefault(flight.key, flight)
+            if found is flight:
+                self._running.add(flight)
+            return found
 
-    def land(self, key: str, flight: _Flight, entry: CacheEntry | None) -> None:
+    def run(self, flight: _Flight) -> None:
+        """It runs whoever else does. Who asks from now on waits for it where there is no other."""
         with self._lock:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
+            self._flights.setdefault(flight.key, flight)
+            self._running.add(flight)
+
+    def land(self, flight: _Flight, entry: CacheEntry | None) -> None:
+        with self._lock:
+            self._leave(flight)
         if not flight.future.done():
             flight.future.set_result(entry)
 
-    def is_current(self, key: str, flight: _Flight) -> bool:
-        """False where what it will bring has been forgotten since it began."""
-        with self._lock:
-            return self._flights.get(key) is flight
+    def _leave(self, flight: _Flight) -> None:
+        self._running.discard(flight)
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+
+    def keep(self, flight: _Flight, entry: CacheEntry) -> None:
+        """Nothing, where what it brings has been forgotten since it began. Raises CacheError."""
+        with self._keeping:  # what is forgotten meanwhile is removed after it is in the store
+            with self._lock:
+                is_forgotten = flight not in self._running
+            if not is_forgotten:
+                self.store().put(entry)
 
     def forget(self, *, tag: str = "", route: str = "") -> int:
         """Remove what all of these describe. Returns how many went. Raises CacheError."""
-        with self._lock:
-            for key, flight in list(self._flights.items()):
+        with self._keeping, self._lock:
+            for flight in list(self._running):
                 if (not tag or tag in flight.tags) and (not route or flight.route == route):
-                    del self._flights[key]
+                    self._leave(flight)
         return self.store().remove(tag=tag, route=route)
 
 
@@ -279,9 +299,11 @@ class Lookup:
             return True
         other = self._other()
         if other is None:
-            return self._flight is not None and self._is_kept()  # another one may have landed a moment ago
+            return self._is_kept()  # another one may have landed a moment ago
         with suppress(TimeoutError):
-            return self._is_given(other.result(_WAIT_S))
+            if self._is_given(other.result(_WAIT_S)):
+                return True
+        self._run()
         return False
 
     async def is_found_async(self) -> bool:
@@ -292,9 +314,11 @@ class Lookup:
             return True
         other = self._other()
         if other is None:
-            return self._flight is not None and self._is_kept()
+            return self._is_kept()
         with suppress(TimeoutError):
-            return self._is_given(await asyncio.wait_for(asyncio.wrap_future(other), _WAIT_S))
+            if self._is_given(await asyncio.wait_for(asyncio.wrap_future(other), _WAIT_S)):
+                return True
+        self._run()
         return False
 
     def _is_kept(self) -> bool:
@@ -310,16 +334,26 @@ class Lookup:
         return False
 
     def _other(self) -> Future[CacheEntry | None] | None:
-        """Whom to wait for."""
-        future: Future[CacheEntry | None] = Future()
-        future.set_running_or_notify_cancel()  # who waits and is cancelled does not cancel it for the others
-        own = _Flight(future, self._call.frame, self._caching.route, self._caching.tags)
-        flight = self._cache.join(self._key, own)
+        """Whom to wait for. None: this one runs."""
+        own = self._own()
+        flight = self._cache.join(own)
         if flight is own:
             self._flight = own
             return None
         frame = current_frame()
-        return None if frame is not None and frame.is_below(flight.frame) else flight.future
+        if frame is None or not frame.is_below(flight.frame):
+            return flight.future
+        self._run()
+        return None
+
+    def _run(self) -> None:
+        self._flight = self._own()
+        self._cache.run(self._flight)
+
+    def _own(self) -> _Flight:
+        future: Future[CacheEntry | None] = Future()
+        future.set_running_or_notify_cancel()  # who waits and is cancelled does not cancel it for the others
+        return _Flight(self._key, future, self._call.frame, self._caching.route, self._caching.tags)
 
     def _is_given(self, entry: CacheEntry | None) -> bool:
         return entry is not None and self._is_taken(entry, "coalesced")
@@ -351,11 +385,11 @@ class Lookup:
             tags=self._caching.tags,
             operation="tool",
         )
-        if self._flight is None or self._cache.is_current(self._key, self._flight):
-            try:
-                self._cache.store().put(entry)
-            except Exception as error:  # noqa: BLE001 - the tool has run: its result is the caller's
-                self._trouble(error)
+        assert self._flight is not None, "only who runs has something to keep"
+        try:
+            self._cache.keep(self._flight, entry)
+        except Exception as error:  # noqa: BLE001 - the tool has run: its result is the caller's
+            self._trouble(error)
         self._land(entry)
 
     def _is_taken(self, entry: CacheEntry, tier: CacheTier) -> bool:
@@ -368,7 +402,7 @@ class Lookup:
 
     def _land(self, entry: CacheEntry | None) -> None:
         if self._flight is not None:
-            self._cache.land(self._key, self._flight, entry)
+            self._cache.land(self._flight, entry)
             self._flight = None
 
     def _trouble(self, error: Exception) -> None:
@@ -387,7 +421,7 @@ def forget(*, tag: str = "", tool: str = "") -> int:
 
 
 def _route(tool: str) -> str:
-    return f"tool:{tool}"
+    return f"tool:{tool[:VALUE_LENGTH_MAX]}"
 
 
 def _after_fork() -> None:

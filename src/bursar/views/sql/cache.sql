@@ -1,13 +1,14 @@
 -- name: tiers
--- What the cache answered, by kind of call and tier. A call counts as missed once, however many attempts it took.
+-- What the cache answered, by kind of call and tier. An answer of it is an attempt, but not always its call's first.
 SELECT kind, cache AS tier,
-       CAST(sum(CASE WHEN cache = 'miss' THEN calls ELSE attempts END) AS BIGINT) AS count,
+       CAST(sum(calls) AS BIGINT) AS calls,
+       CAST(sum(attempts) AS BIGINT) AS attempts,
        CAST(sum(avoided_nanousd) AS BIGINT) AS avoided_nanousd,
        CAST(sum(CASE WHEN avoided_nanousd IS NULL THEN attempts ELSE 0 END) AS BIGINT) AS unknown
 FROM spend
 WHERE cache <> '' AND {condition}
 GROUP BY ALL
-ORDER BY kind, count DESC, tier
+ORDER BY kind, attempts DESC, tier
 
 -- name: upkeep
 -- What was paid for the cache itself. Rollups have no labels: what is older than the retention is not in it.

@@ -41,3 +41,16 @@ SELECT * EXCLUDE (causes), coalesce(map_keys(causes), []) AS causes, coalesce(ma
 FROM grouped
 ORDER BY is_route DESC, calls DESC, attempts DESC, route, rung, target_provider, target_model
 LIMIT $limit
+
+-- name: rolled_up
+-- Attempts on routes that are only kept as sums: what all spend has more than the attempts.
+SELECT CAST(coalesce((SELECT sum(attempts) FROM spend WHERE rung <> '' AND kind = 'model' AND {condition}), 0)
+            - (SELECT count(*) FROM attempt WHERE rung <> '' AND kind = 'model' AND {condition}) AS BIGINT) AS attempts
+
+-- name: names
+-- The routes that attempts name.
+SELECT DISTINCT json_extract_string(decision, '$.route') AS route
+FROM attempt
+WHERE rung <> '' AND json_extract_string(decision, '$.route') <> ''
+ORDER BY route
+LIMIT $limit

@@ -7,10 +7,15 @@ Rule 2: blocks come one after the other. What is meant for another block than th
 Rule 3: the end of the message waits for ``close``: other dialects say their usage after they have finished.
 Rule 4: the shape of a message demands counts: where none are known it says 0. Nothing is charged by what is written here.
 Rule 5: thinking of another provider is shown in blocks that are marked as foreign (``anthropic_marks``).
+Rule 6: arguments belong to the tool use at their index, for blocks may come interleaved. The input in a block's start counts
+        where no other follows, as in the SDKs.
+Rule 7: what was read before an event that cannot be read was said, however the stream was cut: the event is an error of the
+        stream, and after its finish nothing at all.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -104,6 +109,7 @@ class _Error(Struct):
 
 class _Event(Struct):
     type: str
+    index: int | None = None
     delta: _Delta | None = None
     content_block: _Content | None = None
     message: _Message | None = None
@@ -227,22 +233,42 @@ def _data(event: bytes) -> bytes:
     return event_data(event.strip(b"\r\n"))
 
 
+class _Use:
+    """A tool use, the how-manieth it is, and its arguments as the start of its block says them, until they are told."""
+
+    __slots__ = ("number", "untold")
+
+    def __init__(self, number: int, untold: str) -> None:
+        self.number = number
+        self.untold = untold
+
+
 class MessagesReader:
     """A stream of messages as events."""
 
-    __slots__ = ("_began", "_empty", "_meter", "_splitter", "_tools")
+    __slots__ = ("_began", "_block", "_finished", "_meter", "_over", "_splitter", "_tools", "_uses")
 
     def __init__(self) -> None:
         self._splitter = Splitter()
         self._meter = MessagesMeter(DIALECT.read_response, None)
         self._tools = 0
-        self._empty = False  # whether the open block is a tool use that has no arguments yet
-        self._began = False
+        self._uses: dict[int, _Use] = {}
+        self._block = -1  # the index of the block that began last
+        self._began = self._finished = self._over = False
 
     def feed(self, chunk: bytes) -> list[Event]:
+        """Raises ValueError for what is no stream of messages."""
         events: list[Event] = []
         for event in self._splitter.feed(chunk):
-            self._read(_data(event), events)
+            try:
+                self._read(_data(event), events)
+            except ValueError as error:
+                if not (self._began or events):
+                    raise
+                self._over = True
+                if not self._finished:
+                    events.append(Failed(502, f"the stream cannot be read any further: {error}"))
+        self._began = self._began or bool(events)
         return events
 
     def finish(self) -> list[Event]:
@@ -252,14 +278,12 @@ class MessagesReader:
         events: list[Event] = []
         data = event_data(rest)
         if data.rstrip().endswith(b"}"):  # the last event of a stream that ends without its blank line
-            try:
+            with suppress(ValueError):  # it broke off inside the event
                 self._read(data, events)
-            except ValueError:
-                return []  # it broke off inside the event
         return events
 
     def _read(self, data: bytes, events: list[Event]) -> None:
-        if not data:
+        if not data or self._over:
             return
         try:
             event = _EVENT.decode(data)
@@ -267,32 +291,38 @@ class MessagesReader:
             raise ValueError(f"an event cannot be read: {error}") from None
         match event.type:
             case "content_block_delta" if event.delta is not None:
-                self._delta(event.delta, events)
+                self._delta(event.delta, self._uses.get(self._at(event)), events)
             case "content_block_start" if event.content_block is not None:
+                self._block = self._block + 1 if event.index is None else event.index
                 self._start(event.content_block, events)
-            case "content_block_stop" if self._empty:
-                events.append(ToolDelta(self._tools - 1, "{}"))
-                self._empty = False
+            case "content_block_stop":
+                self._tell(self._uses.get(self._at(event)), events)
             case "message_start" if event.message is not None:
-                self._began = True
                 usage = self._usage(data)
                 if usage is not None:  # the output is a first guess at this place
                     usage = usage._replace(output_tokens=0, reasoning_tokens=0)
                 events.append(Began(event.message.id, event.message.model, usage))
             case "message_delta" if event.delta is not None:
                 if reason := event.delta.stop_reason:
-                    finish = _FINISHES.get(reason, "stop")
-                    events.append(Finished(finish, event.delta.stop_sequence or ""))
+                    for use in self._uses.values():
+                        self._tell(use, events)
+                    self._finished = True
+                    events.append(Finished(_FINISHES.get(reason, "stop"), event.delta.stop_sequence or ""))
                 usage = self._usage(data)
                 if usage is not None and self._meter.complete():
                     events.append(Counted(usage))
             case "error":
+                self._over = True
                 error = event.error or _Error()
                 events.append(Failed(_STATUSES.get(error.type, 500), error.message or error.type))
             case _:
                 pass
 
+    def _at(self, event: _Event) -> int:
+        return self._block if event.index is None else event.index
+
     def _start(self, block: _Content, events: list[Event]) -> None:
+        self._tell(self._uses.pop(self._block, None), events)
         match block.type:
             case "text":
                 if block.text:
@@ -305,23 +335,23 @@ class MessagesReader:
             case "tool_use":
                 tool_id, signature = id_without_signature(block.id)
                 events.append(ToolBegan(self._tools, tool_id, block.name, signature))
-                self._tools += 1
                 arguments = bytes(block.input).decode()
-                self._empty = arguments.replace(" ", "") in ("{}", "null")
-                if not self._empty:
-                    events.append(ToolDelta(self._tools - 1, arguments))
+                self._uses[self._block] = _Use(self._tools, "{}" if arguments == "null" else arguments)
+                self._tools += 1
             case _:
                 raise ValueError(f"a block of the type {block.type!r}, for which no translated request asks")
 
-    def _delta(self, delta: _Delta, events: list[Event]) -> None:
+    def _delta(self, delta: _Delta, use: _Use | None, events: list[Event]) -> None:
         match delta.type:
             case "text_delta":
                 if delta.text:
                     events.append(TextDelta(delta.text))
             case "input_json_delta":
                 if delta.partial_json:
-                    self._empty = False
-                    events.append(ToolDelta(self._tools - 1, delta.partial_json))
+                    if use is None:
+                        raise ValueError("arguments come for a block that is no tool use")
+                    use.untold = ""
+                    events.append(ToolDelta(use.number, delta.partial_json))
             case "thinking_delta":
                 if delta.thinking:
                     events.append(ThinkingDelta(delta.thinking))
@@ -329,6 +359,12 @@ class MessagesReader:
                 self._thought("", delta.signature, "", events)
             case _:
                 pass
+
+    def _tell(self, use: _Use | None, events: list[Event]) -> None:
+        """Nothing more comes for this tool use: its arguments are those of its start, unless others were told."""
+        if use is not None and use.untold:
+            events.append(ToolDelta(use.number, use.untold))
+            use.untold = ""
 
     def _thought(self, text: str, signature: str, hidden: str, events: list[Event]) -> None:
         part = thinking_of(text, signature, hidden)

@@ -427,7 +427,7 @@ def _choice(choice: _ChoiceIn | None) -> ToolChoice:
 
 def _format(request: _RequestIn) -> Format | None:
     said = (request.output_config.format if request.output_config is not None else None) or request.output_format
-    return Format(schema=said.schema, strict=True) if said is not None else None
+    return Format(schema=said.schema, held=True) if said is not None else None
 
 
 def _thinking(request: _RequestIn, model: str) -> tuple[str, int | None, bool]:

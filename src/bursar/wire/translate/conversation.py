@@ -182,12 +182,14 @@ class ToolChoice:
 
 @valueclass
 class Format:
-    """The answer is JSON; with a ``schema`` it follows it."""
+    """The answer is JSON; with a ``schema`` it follows it. ``held``: the client's API holds every answer to its schema, without
+    being asked to; whoever can hold it to this one does, who cannot asks for it."""
 
     schema: dict[str, Any] | None = None
     name: str = ""
     description: str = ""
     strict: bool | None = None
+    held: bool = False
 
 
 @valueclass

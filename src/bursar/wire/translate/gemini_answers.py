@@ -3,8 +3,8 @@
 Rule 1: every chunk of a stream is an answer with what is new. A function call comes whole, so it is written when its
         arguments are an object and something follows, or at the end.
 Rule 2: the last chunk has the finish reason and the usage together: both are kept until the stream is closed.
-Rule 3: an answer that Google could not finish for a fault of the model (``_FAULTS``) is an error, however it was paid for; any
-        reason that is not known here is a filter's.
+Rule 3: an answer that did not finish for another cause than a filter's (``failures.ENDINGS``) is an error, however it was paid
+        for; any reason that nobody knows is a filter's.
 Rule 4: a call without an id gets one made of the answer's id, so that it stays the same and differs from all others.
 """
 
@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from bursar.core.usage import Usage
 from bursar.wire.dialect import UNREADABLE, Contradiction
+from bursar.wire.failures import ENDINGS
 from bursar.wire.gemini import (
     DIALECT,
     _Array,  # pyright: ignore[reportPrivateUsage] - two modules of one dialect
@@ -50,10 +51,6 @@ from .gemini_writing import answer_parts
 
 __all__ = ["Reader", "Writer", "read_answer", "write_answer"]
 
-_FAULTS: Final = frozenset({
-    "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE",
-    "MISSING_THOUGHT_SIGNATURE", "NO_IMAGE",
-})  # fmt: skip
 _READ: Final[dict[str, Finish]] = {"STOP": "stop", "MAX_TOKENS": "length", "CONTINUATION": "length"}
 _WRITTEN: Final[dict[Finish, str]] = {
     "stop": "STOP", "tool_calls": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY", "refusal": "SAFETY",
@@ -186,7 +183,7 @@ def _finish(answer: _Answer, *, called: bool) -> Finish | None:
     if candidate is None or not reason:
         blocked = answer.prompt_feedback.block_reason if answer.prompt_feedback is not None else None
         return "content_filter" if blocked else None
-    if reason in _FAULTS:
+    if ENDINGS.get(reason, "content_policy") != "content_policy":
         raise _FaultError(f"the model ended its answer with {reason}: {candidate.finish_message or 'no more is known'}")
     finish = _READ.get(reason, "content_filter")
     return "tool_calls" if called and finish == "stop" else finish
@@ -256,7 +253,8 @@ class Reader:
         return [Counted(usage)] if usage is not None else []
 
     def _take(self, data: bytes) -> list[Event]:
-        """The events of one chunk. What came before one that cannot be read stays, however the stream was cut."""
+        """The events of one chunk. What came before one that cannot be read stays, however the stream was cut; after the finish
+        it breaks nothing."""
         if self._failed or not data.strip():
             return []
         try:
@@ -265,7 +263,8 @@ class Reader:
             if not self._began:
                 raise
             self._failed = True
-            return [*self._count(), Failed(_FAULT_STATUS, f"the stream cannot be read any further: {error}")]
+            failed = Failed(_FAULT_STATUS, f"the stream cannot be read any further: {error}")
+            return self._count() if self._finished else [*self._count(), failed]
 
     def _events(self, answer: _Answer) -> list[Event]:
         if answer.error is not None:

@@ -5,7 +5,8 @@ Rule 1: a call may have no id: it gets one by its place in the conversation, and
 Rule 2: what a client kept of a stream is one content for each chunk: contents of the model in a row are one turn, and what
         was cut between them is joined. So are contents with function responses alone.
 Rule 3: what a function answers has a schema here alone: it is said in the function's description.
-Rule 4: tools that run at Google, caches and files that only Google has, and filters by category are refused, for nobody else
+Rule 4: Gemini holds every answer to the schema that is given for it: nobody has to ask for that.
+Rule 5: tools that run at Google, caches and files that only Google has, and filters by category are refused, for nobody else
         has them. A filter that is switched off asks for nothing.
 """
 
@@ -192,9 +193,9 @@ def _format(config: Fields) -> Format | None:
     if kind not in ("", "text/plain", "application/json"):
         raise Untranslatable(config.at("responseMimeType"), f"others do not answer in {kind[:60]}")
     if own is not None:
-        return Format(json_schema(own, config.at("responseSchema")))
+        return Format(json_schema(own, config.at("responseSchema")), held=True)
     if standard is not None:
-        return Format(_schema(standard, config.at("responseJsonSchema")))
+        return Format(_schema(standard, config.at("responseJsonSchema")), held=True)
     return Format() if kind == "application/json" else None
 
 

@@ -6,6 +6,7 @@ Rule 3: what a strict tool asks for, arguments that fit its schema, is the mode 
 Rule 4: thoughts that another provider signed are left out. A turn of function calls that Gemini did not make carries the mark
         ``NOT_SIGNED`` on the first one, from Gemini 3 on.
 Rule 5: empty texts are left out, for Gemini refuses them; a prefix that is to be cached is cached by itself.
+Rule 6: a document's name is said in a text before it: the API refuses the field that it has for it (``displayName``).
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def _contents(asked: Asked, version: tuple[int, int] | None) -> list[dict[str, A
             raise Untranslatable("messages.name", "Gemini does not know speakers by name")
         kept = [part for part in message.parts if not _left_out(part)]
         called |= {part.id: part.name for part in kept if isinstance(part, ToolUse)}
-        parts = list(_parts(kept, called, version))
+        parts = list(_parts(_with_names(kept), called, version))
         if not parts:
             continue
         results = message.role == "user" and all(isinstance(part, ToolResult) for part in kept)
@@ -187,6 +188,13 @@ def _contents(asked: Asked, version: tuple[int, int] | None) -> list[dict[str, A
     if not contents:
         raise Untranslatable("messages", "Gemini takes no empty conversation")
     return contents
+
+
+def _with_names(parts: Iterable[Part]) -> Iterator[Part]:
+    for part in parts:
+        if isinstance(part, Document) and part.name:
+            yield Text(f"Document: {part.name}")
+        yield part
 
 
 def _left_out(part: Part) -> bool:
@@ -280,7 +288,7 @@ def _response(result: ToolResult, called: dict[str, str], version: tuple[int, in
     media = [part for part in result.parts if not isinstance(part, Text)]
     if media and version is not None and version < (3, 0):
         raise Untranslatable("messages", "before Gemini 3 a function answers no images or documents")
-    text = "\n".join(part.text for part in result.parts if isinstance(part, Text))
+    text = "\n".join(part.text for part in _with_names(result.parts) if isinstance(part, Text))
     said: dict[str, Any] = {"id": result.id, "name": name, "response": {"error" if result.is_error else "output": text}}
     if media:
         said["parts"] = [_medium(part) for part in media]

@@ -4,11 +4,13 @@ Rule 1: a refusal has a field of its own, and ends with "stop". Where nothing bu
         a stream, the field is empty and the answer ends as filtered.
 Rule 2: tool uses decide: some end with "stop" although they ask for tools, as OpenAI itself does where one is forced.
 Rule 3: usage is inclusive, as ours. What cannot be true is unknown, never zero.
+Rule 4: a tool use without an id gets one of its answer's: the same for the same, and another in every turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any, Final, cast
 
 import msgspec
@@ -26,6 +28,7 @@ __all__ = [
     "ToolCall",
     "content_parts",
     "finish_of",
+    "made_id",
     "read_answer",
     "stated_usage",
     "usage_object",
@@ -146,7 +149,7 @@ def read_answer(body: bytes, quirks: Quirks) -> Answered:
     if message.refusal:
         parts.append(Text(message.refusal))
     calls = message.tool_calls or []
-    parts += [_use(call, place) for place, call in enumerate(calls)]
+    parts += [_use(call, place, answer.id or "") for place, call in enumerate(calls)]
     filtered = message.refusal is not None and choice.finish_reason == "content_filter"
     return Answered(
         id=answer.id or "",
@@ -157,13 +160,18 @@ def read_answer(body: bytes, quirks: Quirks) -> Answered:
     )
 
 
-def _use(call: ToolCall, place: int) -> ToolUse:
+def _use(call: ToolCall, place: int, answer_id: str) -> ToolUse:
     function = call.function
     if function is None or not function.name:
         raise ValueError(f"choices[0].message.tool_calls[{place}] names no function")
-    return ToolUse(
-        call.id or f"call_{place}", function.name, function.arguments or "{}", signature_of(call.extra_content)
-    )
+    id_ = call.id or made_id(answer_id, place, function.name)
+    return ToolUse(id_, function.name, function.arguments or "{}", signature_of(call.extra_content))
+
+
+def made_id(answer_id: str, place: int, name: str) -> str:
+    """The id of a tool use that has none: the ``place``-th of its answer (rule 4)."""
+    digest = blake2b(b"%s\0%d\0%s" % (answer_id.encode(), place, name.encode()), digest_size=12)
+    return f"call_{digest.hexdigest()}"
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
@@ -200,7 +208,8 @@ def write_answer(answered: Answered, created_s: int) -> bytes:
                 thoughts.append(part)
             case ToolUse():
                 function = {"name": part.name, "arguments": part.arguments}
-                call = {"id": part.id or f"call_{len(calls)}", "type": "function", "function": function}
+                id_ = part.id or made_id(answered.id, len(calls), part.name)
+                call = {"id": id_, "type": "function", "function": function}
                 calls.append({**call, **extra_content(part.signature)})
             case _:
                 raise ValueError(f"a chat completion cannot answer with a part of {type(part).__name__}")

@@ -111,6 +111,8 @@ _MARKS: Final = frozenset({"cache_control", "prompt_cache_breakpoint"})
 _TEXT: Final = frozenset({"type", "text", *_MARKS})
 _IN_TOOL: Final = frozenset({"type", "function", *_MARKS})
 _FUNCTION: Final = frozenset({"name", "description", "parameters", "strict"})
+_SCHEMA: Final = frozenset({"name", "description", "schema", "strict"})
+_FORMATS: Final = {"text": {"type"}, "json_object": {"type"}, "json_schema": {"type", "json_schema"}}
 _CALL: Final = frozenset({"id", "type", "function", "index", "extra_content"})
 _CALLED: Final = frozenset({"name", "arguments", "parsed_arguments"})
 _SYSTEM: Final = frozenset({"role", "content"})
@@ -268,14 +270,16 @@ def _format(value: Any) -> Format | None:
         return None
     said = mapping(value)
     kind = said.get("type")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise Untranslatable("response_format", f"{kind!r} is none of text, json_object and json_schema")
+    _known(said, _FORMATS[kind], "response_format")
     if kind == "text":
         return None
     if kind == "json_object":
         return Format()
-    if kind != "json_schema":
-        raise Untranslatable("response_format", f"{kind!r} is none of text, json_object and json_schema")
     inner = _object(said, "json_schema", "response_format")
     at = "response_format.json_schema"
+    _known(inner, _SCHEMA, at)
     schema = _object(inner, "schema", at)
     if not schema:
         return Format()
@@ -312,7 +316,9 @@ def _choice(said: Mapping[str, Any]) -> ToolChoice:
     named = mapping(choice)
     if named.get("type", "function") != "function":
         raise Untranslatable("tool_choice", "only auto, none, required and one function are translated")
+    _known(named, {"type", "function"}, "tool_choice")
     function = _object(named, "function", "tool_choice")
+    _known(function, {"name"}, "tool_choice.function")
     name = _text(function, "name", "tool_choice.function") or _missing("tool_choice.function.name")
     return ToolChoice("tool", name, parallel)
 
@@ -408,6 +414,7 @@ def _part(part: Mapping[str, Any], at: str) -> Part:
         case "input_audio":
             _known(part, {"type", "input_audio", *_MARKS}, at)
             audio = _object(part, "input_audio", at)
+            _known(audio, {"data", "format"}, f"{at}.input_audio")
             kind = AUDIO_TYPES.get(str(audio.get("format")))
             if kind is None:
                 raise Untranslatable(f"{at}.input_audio.format", "is neither wav nor mp3")

@@ -1,7 +1,8 @@
 """Streams of OpenAI's chat completions, both ways.
 
-Rule 1: the first choice is read. A tool call begins with the chunk that names it; one more at the same place with another
-        id is another call, as some compatible APIs count them all as the first.
+Rule 1: the first choice is read. A tool call begins with its arguments, or when something else is said: until then its id and
+        the pieces of its name come together. One more at the same place with another id is another call, as some compatible
+        APIs count them all as the first.
 Rule 2: a stream is whole once it has a finish reason, or ``[DONE]``; one that has neither broke off.
 Rule 3: the usage comes last, in a chunk without choices, and only where it was asked for; read it is from any chunk.
 Rule 4: an error is an event with an ``error``; nothing follows it, no ``[DONE]`` either.
@@ -34,7 +35,7 @@ from .conversation import (
     ToolBegan,
     ToolDelta,
 )
-from .openai_answers import FINISH, ToolCall, content_parts, finish_of, stated_usage, usage_object
+from .openai_answers import FINISH, ToolCall, content_parts, finish_of, made_id, stated_usage, usage_object
 from .openai_thoughts import TRACE, detail, extra_content, origin_of, signature_of
 
 __all__ = ["ChatReader", "ChatWriter", "failed"]
@@ -105,21 +106,24 @@ def _is_refusal(last: _Choice) -> bool:
     return last.finish_reason == "content_filter" and last.delta is not None and last.delta.refusal is not None
 
 
+class _Use:
+    """A tool call as far as it was told; ``index`` is None until it has begun."""
+
+    __slots__ = ("id", "index", "name", "signature")
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.name = ""
+        self.signature = ""
+        self.index: int | None = None
+
+
 class ChatReader:
     """A chat completion's stream as events."""
 
     __slots__ = (
-        "_began",
-        "_ended",
-        "_failed",
-        "_ids",
-        "_places",
-        "_quirks",
-        "_refused",
-        "_splitter",
-        "_started",
-        "_uses",
-    )
+        "_began", "_begun", "_ended", "_failed", "_id", "_quirks", "_refused", "_splitter", "_started", "_uses",
+    )  # fmt: skip
 
     def __init__(self, quirks: Quirks) -> None:
         self._quirks = quirks
@@ -129,9 +133,9 @@ class ChatReader:
         self._ended = False
         self._failed = False
         self._refused = False
-        self._uses = 0
-        self._places: dict[int, int] = {}
-        self._ids: dict[int, str] = {}
+        self._id = ""
+        self._uses: dict[int, _Use] = {}  # by their place
+        self._begun = 0
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Raises ValueError for what is no stream of chat completions."""
@@ -156,6 +160,7 @@ class ChatReader:
         events: list[Event] = []
         with suppress(*UNREADABLE):  # a chunk that was cut
             self._event(self._splitter.rest(), events)
+        self._begin_uses(events)
         return events
 
     def _event(self, raw: bytes, events: list[Event]) -> None:
@@ -168,6 +173,7 @@ class ChatReader:
             self._end("stop", events)
 
     def _fail(self, error: Failed, events: list[Event]) -> None:
+        self._begin_uses(events)
         self._ended = self._failed = True
         events.append(error)
 
@@ -177,7 +183,8 @@ class ChatReader:
             return
         if not self._began and (chunk.choices or chunk.id):
             self._began = True
-            events.append(Began(chunk.id or "", chunk.model or ""))
+            self._id = chunk.id or ""
+            events.append(Began(self._id, chunk.model or ""))
         for choice in chunk.choices or ():
             if choice.index:
                 continue
@@ -191,26 +198,31 @@ class ChatReader:
             events.append(Counted(usage))
 
     def _end(self, reason: str, events: list[Event]) -> None:
+        self._begin_uses(events)
         self._ended = True
         try:
-            events.append(Finished(finish_of(reason, refused=self._refused, uses=self._uses > 0)))
+            events.append(Finished(finish_of(reason, refused=self._refused, uses=self._begun > 0)))
         except ValueError as error:
             self._fail(Failed(502, str(error)), events)
 
     def _delta(self, delta: _Delta, events: list[Event]) -> None:
+        said: list[Event] = []
         thought = delta.reasoning_content or delta.reasoning
         if thought:
-            events.append(ThinkingDelta(thought))
+            said.append(ThinkingDelta(thought))
         if delta.reasoning_details:
-            self._details(delta.reasoning_details, events, shown=bool(thought))
+            self._details(delta.reasoning_details, said, shown=bool(thought))
         if delta.content:
-            events += [
-                TextDelta(said) if kind == "text" else ThinkingDelta(said)
-                for kind, said in content_parts(delta.content)
+            said += [
+                TextDelta(text) if kind == "text" else ThinkingDelta(text)
+                for kind, text in content_parts(delta.content)
             ]
         if delta.refusal:
             self._refused = True
-            events.append(TextDelta(delta.refusal))
+            said.append(TextDelta(delta.refusal))
+        if said:
+            self._begin_uses(events)
+            events += said
         for position, call in enumerate(delta.tool_calls or ()):
             self._call(call, position if call.index is None else call.index, events)
 
@@ -228,27 +240,40 @@ class ChatReader:
                 events.append(ThinkingDelta("", "", origin, data))
 
     def _call(self, call: ToolCall, place: int, events: list[Event]) -> None:
-        function = call.function
-        if function is None:
-            return
-        known = self._places.get(place)
-        other = bool(function.name and call.id and self._ids.get(place) != call.id)
-        if known is None or other:
-            if not function.name:
-                return
-            known = self._places[place] = self._uses
-            self._uses += 1
-            id_ = self._ids[place] = call.id or f"call_{known}"
-            events.append(ToolBegan(known, id_, function.name, signature_of(call.extra_content)))
-        if function.arguments:
-            events.append(ToolDelta(known, function.arguments))
+        name = (call.function.name if call.function else None) or ""
+        arguments = (call.function.arguments if call.function else None) or ""
+        use = self._uses.get(place)
+        if use is not None and name and call.id and use.id and use.id != call.id:
+            self._begin_uses(events)
+            del self._uses[place]
+            use = None
+        if use is None:
+            use = self._uses[place] = _Use()
+        if use.index is None:
+            use.id = use.id or call.id or ""
+            use.name += name if name != use.name else ""  # some say all of it with every piece of the arguments
+            use.signature = use.signature or signature_of(call.extra_content)
+        if arguments:
+            self._begin_uses(events)
+            if use.index is None:
+                raise ValueError("a tool call has arguments and names no function")
+            events.append(ToolDelta(use.index, arguments))
+
+    def _begin_uses(self, events: list[Event]) -> None:
+        """Begin the tool calls that were named, in their order."""
+        for use in self._uses.values():
+            if use.index is None and use.name:
+                use.index = self._begun
+                use.id = use.id or made_id(self._id, use.index, use.name)
+                events.append(ToolBegan(use.index, use.id, use.name, use.signature))
+                self._begun += 1
 
 
 class ChatWriter:
     """Events as a chat completion's stream."""
 
     __slots__ = (
-        "_asks_usage", "_bare", "_created", "_failed", "_head", "_model", "_tail", "_thought", "_thoughts",
+        "_asks_usage", "_bare", "_created", "_failed", "_head", "_id", "_model", "_tail", "_thought", "_thoughts",
         "_usage",
     )  # fmt: skip
 
@@ -258,6 +283,7 @@ class ChatWriter:
         self._asks_usage = asks_usage
         self._tail = b'],"usage":null}\n\n' if asks_usage else b"]}\n\n"
         self._head = b""
+        self._id = ""
         self._usage: Usage | None = None
         self._thought: list[str] | None = None
         self._thoughts = 0
@@ -313,6 +339,7 @@ class ChatWriter:
         return b"data: " + _ENCODE(said)[:-1] + b',"choices":['
 
     def _open(self, id_: str, model: str) -> bytes:
+        self._id = id_
         self._head = self._made_head(id_, model)
         return self._chunk(b'{"role":"assistant","content":"","refusal":null}')
 
@@ -349,7 +376,7 @@ class ChatWriter:
         self._bare.add(event.index)
         call = {
             "index": event.index,
-            "id": event.id or f"call_{event.index}",
+            "id": event.id or made_id(self._id, event.index, event.name),
             "type": "function",
             "function": {"name": event.name, "arguments": ""},
         }

@@ -10,7 +10,7 @@ Rule 3: what tools answered comes first in its turn, as the API wants it: right 
 Rule 4: no thoughts are sent: the API has no field for them, and some that speak it refuse what they do not know. To show
         them cannot be asked for either; an answer without them is still the answer.
 Rule 5: cache marks are left out: OpenAI caches prefixes by itself.
-Rule 6: a file is a PDF; a file of text is sent as the text it is, as OpenAI advises. (OpenAI, "File inputs")
+Rule 6: a file is a PDF; a file of text is sent as the text it is, as OpenAI advises, after its name. (OpenAI, "File inputs")
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from .conversation import (
     Untranslatable,
 )
 from .openai_read import AUDIO_TYPES, UNNAMED_FILE, UNNAMED_FORMAT
-from .openai_schema import strict_schema
+from .openai_schema import held_schema, strict_schema
 
 __all__ = ["PATH", "tool_id", "write_request"]
 
@@ -61,6 +61,7 @@ _PLAIN: Final = re.compile(r"gpt-[34]|chatgpt|gpt-5(\.\d+)?-chat")
 _NO_STOP: Final = re.compile(r"gpt-5(\.[0-4])?(?![.\d])|o[134](?!\d)")
 _USUAL: Final = {"temperature": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
 _TOOLS_MAX: Final = 128
+_NO_LINK: Final = "chat completions take no links to documents"
 _IMAGES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 _FORMATS: Final[Mapping[str, str]] = {
     **{kind: name for name, kind in AUDIO_TYPES.items()},
@@ -188,12 +189,16 @@ def _format(asked: Asked) -> dict[str, Any]:
     name = format_.name or UNNAMED_FORMAT
     if _NAME.fullmatch(name) is None:
         raise Untranslatable("format.name", f"{name!r} is not 1 to 64 letters, digits, dashes and underscores")
-    schema = strict_schema(format_.schema, "format.schema") if format_.strict else format_.schema
+    schema, strict = format_.schema, format_.strict
+    if strict:
+        schema = strict_schema(schema, "format.schema")
+    elif strict is None and format_.held and (held := held_schema(schema)) is not None:
+        schema, strict = held, True
     inner: dict[str, Any] = {"name": name, "schema": schema}
     if format_.description:
         inner["description"] = format_.description
-    if format_.strict is not None:
-        inner["strict"] = format_.strict
+    if strict is not None:
+        inner["strict"] = strict
     return {"type": "json_schema", "json_schema": inner}
 
 
@@ -237,7 +242,7 @@ def _user(message: Message, at: str) -> list[dict[str, Any]]:
         if isinstance(part, ToolResult):
             said.append({"role": "tool", "tool_call_id": tool_id(part.id), "content": _result(part, here)})
         else:
-            parts.append(_part(part, here))
+            parts += _parts(part, here)
     if not parts and said:
         return said
     plain = not parts or (len(parts) == 1 and parts[0]["type"] == "text")
@@ -245,19 +250,21 @@ def _user(message: Message, at: str) -> list[dict[str, Any]]:
     return [*said, {"role": "user", "content": content, **_named(message)}]
 
 
-def _part(part: Part, at: str) -> dict[str, Any]:
+def _parts(part: Part, at: str) -> list[dict[str, Any]]:
     match part:
         case Text():
-            return {"type": "text", "text": part.text}
+            return [{"type": "text", "text": part.text}]
         case Image():
-            return {"type": "image_url", "image_url": _image(part, at)}
+            return [{"type": "image_url", "image_url": _image(part, at)}]
+        case Document(media_type=kind) if kind.startswith("text/"):
+            return [{"type": "text", "text": text.text} for text in _document_texts(part, at)]
         case Document():
-            return _document(part, at)
+            return [{"type": "file", "file": _file(part, at)}]
         case Audio():
             kind = _FORMATS.get(part.media_type)
             if kind is None:
                 raise Untranslatable(at, f"chat completions take wav and mp3, not {part.media_type}")
-            return {"type": "input_audio", "input_audio": {"data": part.data, "format": kind}}
+            return [{"type": "input_audio", "input_audio": {"data": part.data, "format": kind}}]
         case ToolUse() | ToolResult() | Thinking():
             raise Untranslatable(at, "is not what a user says")
 
@@ -273,22 +280,24 @@ def _image(image: Image, at: str) -> dict[str, Any]:
     return {"url": f"data:{image.media_type};base64,{image.data}", **detail}
 
 
-def _document(document: Document, at: str) -> dict[str, Any]:
+def _file(document: Document, at: str) -> dict[str, Any]:
     if document.url:
-        raise Untranslatable(at, "chat completions take no links to documents")
-    if document.media_type.startswith("text/"):
-        return {"type": "text", "text": _decoded(document, at)}
+        raise Untranslatable(at, _NO_LINK)
     if document.media_type != "application/pdf":
         raise Untranslatable(at, f"chat completions take PDF files, not {document.media_type}")
     data = f"data:{document.media_type};base64,{document.data}"
-    return {"type": "file", "file": {"filename": document.name or UNNAMED_FILE, "file_data": data}}
+    return {"filename": document.name or UNNAMED_FILE, "file_data": data}
 
 
-def _decoded(document: Document, at: str) -> str:
+def _document_texts(document: Document, at: str) -> list[Text]:
+    """A file of text, after its name where it has one."""
+    if document.url:
+        raise Untranslatable(at, _NO_LINK)
     try:
-        return base64.b64decode(document.data, validate=True).decode()
+        text = base64.b64decode(document.data, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         raise Untranslatable(at, "the document's text is not UTF-8 in base64") from None
+    return [Text(f"Document: {document.name}"), Text(text)] if document.name else [Text(text)]
 
 
 def _result(result: ToolResult, at: str) -> str | list[dict[str, Any]]:
@@ -298,7 +307,7 @@ def _result(result: ToolResult, at: str) -> str | list[dict[str, Any]]:
             case Text():
                 texts.append(part)
             case Document(media_type=kind) if kind.startswith("text/"):
-                texts.append(Text(_decoded(part, at)))
+                texts += _document_texts(part, at)
             case Image() | Document():
                 raise Untranslatable(at, "chat completions take text alone from a tool")
     if result.is_error and not (texts and texts[0].text.lower().lstrip().startswith("error")):
