@@ -14,6 +14,7 @@ from house import House, Script, gateway
 
 from bursar.adapters.http_server import HttpServer
 from bursar.config import Cache, ProviderSettings, Settings
+from bursar.core.errors import ConfigError
 from bursar.engine.rsgi import HttpProtocol, HttpScope
 
 pytest.importorskip("numpy", reason="similar questions need numpy (the extra `semantic`)")
@@ -141,5 +142,13 @@ async def test_a_function_may_make_the_vectors(tmp_path: Path) -> None:
     async with asking(tmp_path, Helpdesk(), embed=f"{__name__}:first_words") as house:
         tiers = [await ask(house, question) for question in QUESTIONS[:100]]
         assert "semantic" in tiers
-    async with asking(tmp_path / "b", Helpdesk(), embed="no.such.module:embed") as house:
-        assert await ask(house, QUESTIONS[0]) == "miss"
+
+
+@pytest.mark.parametrize(
+    ("embed", "said"), [("no.such.module:embed", "No module named"), ("nowhere/model", "'nowhere' is not known")]
+)
+async def test_what_cannot_make_vectors_is_said_at_the_start(tmp_path: Path, embed: str, said: str) -> None:
+    """And not with every call."""
+    with pytest.raises(ConfigError, match=said):
+        async with asking(tmp_path, Helpdesk(), embed=embed):
+            pass

@@ -99,54 +99,63 @@ class RoutedCalls:
 
     async def _handle(self, request: Request, route: Route) -> tuple[Asked, CacheEntry] | None:
         """Answer. Returns a question that is to be remembered, with its answer."""
-        cache = self._routing.cache
         call = _Call(request, route, self._calls.clock.new_id(), self._calls.clock.now_us())
         ask = self._ask(request, route)
-        kept = NOTHING_KEPT if ask is None else await cache.look(ask)
-        if ask is not None and kept.fresh is not None and route.cache_first:
-            await self._hit(call, ask, kept, kept.fresh, kept.tier)
+        if ask is None:
+            await self._climb(call, None, NOTHING_KEPT)
             return None
-        similar = None if ask is None or kept.fresh is not None else await self._similar(request, ask)
+        kept = await self._routing.cache.look(ask)
+        similar: Asked | None = None
         told: Callable[[], None] | None = None
-        if ask is not None and similar is not None:
-            kept = replace(kept, said={**kept.said, **similar.said})
-            match = similar.match
-            if match is not None and match.serve:
-                entry = await cache.entry(match.key, ask.tenant)
-                if entry is not None:
-                    kept = replace(kept, fresh=entry, tier="semantic", said=self._found(kept, "similar", entry))
-                    told = partial(self._routing.similar().wrong, similar)
-                    if route.cache_first:
-                        await self._hit(call, ask, kept, entry, "semantic", told)
-                        return None
-                else:
-                    self._routing.similar().forget(match.key)
-                    similar = replace(similar, match=None)
-        if ask is not None and ask.directive == "only":
+        if kept.fresh is None and (similar := await self._similar(request, ask)) is not None:
+            kept, similar = await self._matched(ask, kept, similar)
             if kept.fresh is not None:
-                await self._hit(call, ask, kept, kept.fresh, kept.tier, told)
-                return None
-            cache.looked(route.name, "miss")
+                told = partial(self._routing.similar().wrong, similar)
+        if kept.fresh is not None and (route.cache_first or ask.directive == "only"):
+            await self._hit(call, ask, kept, kept.fresh, kept.tier, told)
+            return None
+        if ask.directive == "only":
+            self._routing.cache.looked(route.name, "miss")
             message = f"nothing fresh is kept for this request, and {CACHE_HEADER}: only asks no provider"
             raise Problem(504, "cache_miss", message, {"call_id": call.id}, headers=NO_RETRY)
-        flight = cache.flight(ask.key) if ask is not None and ask.looks and route.cache_first else None
-        while flight is not None and not flight.leads:
+        entry = await self._asked_once(call, ask, kept, told)
+        return None if similar is None or entry is None else (similar, entry)
+
+    async def _matched(self, ask: CacheAsk, kept: Kept, similar: Asked) -> tuple[Kept, Asked]:
+        """What is kept, with the answer to a similar question where that may be given."""
+        kept = replace(kept, said={**kept.said, **similar.said})
+        if similar.match is None or not similar.match.serve:
+            return kept, similar
+        entry = await self._routing.cache.entry(similar.match.key, ask.tenant)
+        if entry is None:
+            self._routing.similar().forget(similar.match.key)
+            return kept, replace(similar, match=None)
+        return replace(kept, fresh=entry, tier="semantic", said=self._found(kept, "similar", entry)), similar
+
+    async def _asked_once(
+        self, call: _Call, ask: CacheAsk, kept: Kept, told: Callable[[], None] | None
+    ) -> CacheEntry | None:
+        """Rule 3. Returns what was kept of an answer that this call has asked for."""
+        cache = self._routing.cache
+        if not ask.looks or not call.route.cache_first:
+            return await self._climb(call, ask, kept, told=told)
+        flight = cache.flight(ask.key)
+        while not flight.leads:
             entry = await flight.wait(self._patience_s(call))
-            if entry is not None and ask is not None:
+            if entry is not None:
                 kept = replace(kept, said=self._found(kept, "coalesced", entry))
                 await self._hit(call, ask, kept, entry, "coalesced")
                 return None
-            flight = cache.flight(ask.key) if ask is not None and flight.left else None
+            if not flight.left:
+                return await self._climb(call, ask, kept)
+            flight = cache.flight(ask.key)
         try:
-            entry = await self._climb(call, ask, kept, flight, told)
+            return await self._climb(call, ask, kept, flight)
         except (asyncio.CancelledError, ClientGoneError):
-            if flight is not None:
-                flight.leave()
+            flight.leave()
             raise
         finally:
-            if flight is not None:
-                flight.land(None)
-        return None if similar is None or entry is None else (similar, entry)
+            flight.land(None)
 
     def _patience_s(self, call: _Call) -> float | None:
         """How long a call waits for the answer to another: half of its own time that is left, for it may have to ask itself."""
@@ -250,7 +259,12 @@ class RoutedCalls:
         return CacheAsk(found.key, tier, tenant, route.name, policy, directive, meant=meant)
 
     async def _climb(
-        self, call: _Call, ask: CacheAsk | None, kept: Kept, flight: Flight | None, told: Callable[[], None] | None
+        self,
+        call: _Call,
+        ask: CacheAsk | None,
+        kept: Kept,
+        flight: Flight | None = None,
+        told: Callable[[], None] | None = None,
     ) -> CacheEntry | None:
         """Returns what was kept of the answer. ``told`` is to be told if a similar answer was given, and is said to be wrong."""
         request, route = call.request, call.route
