@@ -243,7 +243,7 @@ def embedder_of(client: HttpClient) -> EmbedderOf:
         if colon:
             try:
                 return FunctionEmbedder(getattr(import_module(module), function), id=name)
-            except Exception as error:  # noqa: BLE001 - the user's own code: whatever it raises, it is not there
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's own code: whatever it raises, it is not there
                 raise ConfigError(f"cache: semantic: embed: {name} cannot be loaded: {error}") from None
         return LocalEmbedder() if name == "local" else NgramEmbedder()
 

@@ -51,7 +51,7 @@ from bursar.compose import (
     stamp,
     watched_budgets,
 )
-from bursar.config import Retention, Settings, load_settings
+from bursar.config import Cache, Retention, Settings, load_settings
 from bursar.console.site import Site
 from bursar.core.budgets import TASK_RULES, Budget, Standing
 from bursar.core.errors import BooksError, BooksFailedError, BursarError, ConfigError
@@ -163,6 +163,7 @@ class _Server:
         self._health = Health(random.random, self._breaker_opened)
         self._cache = ResponseCache(now_us)
         self._similar: Similar | None = None
+        self._cache_settings: Cache | None = None  # with which its store was opened
         self._metrics.lookups = self._cache.lookups
         self._metrics.breakers = self._breakers
         self._lag: int | None = None
@@ -194,7 +195,7 @@ class _Server:
             answer_bytes_max=server.answer_bytes_max,
         )
         self._embedders = embedder_of(client)
-        self._open_cache(self._rulebook)
+        self._open_cache(self._rulebook, self._settings)
         keys = KeyCache(KeyStore(file, now_us), file)
         receiver = Receiver(lambda: self._rulebook, keys, self._traces)
         otlp = OtlpHttp(receiver)
@@ -290,7 +291,7 @@ class _Server:
                 "their estimates"
             )
 
-    def _open_cache(self, rulebook: Rulebook) -> None:
+    def _open_cache(self, rulebook: Rulebook, settings: Settings) -> None:
         """The store of the cache, once there is a route that keeps something, and what makes its vectors. Raises ConfigError."""
         for route in rulebook.routes.all:
             if route.cache is not None and (semantic := route.cache.semantic) is not None:
@@ -298,7 +299,7 @@ class _Server:
                 if "/" not in semantic.embed:
                     self._embedders(semantic.embed, None, ())
         if self._cache.store is None and any(route.cache is not None for route in rulebook.routes.all):
-            self._cache.store = open_cache(self._data, self._settings)
+            self._cache.store, self._cache_settings = open_cache(self._data, settings), settings.cache
 
     def _similar_answers(self) -> Similar:
         """What is known of similar questions, made when a route asks for it first. Raises ConfigError."""
@@ -417,8 +418,9 @@ class _Server:
             settings = load_settings(config)
             check_address(settings)
             rulebook = make_rulebook(self._data, settings, _all_budgets(settings, self._books.file))
-            self._open_cache(rulebook)
-            self._alerts.use(alert_settings_of(settings))
+            alerts = alert_settings_of(settings)
+            self._open_cache(rulebook, settings)
+            self._alerts.use(alerts)
             self._rulebook, self._current = rulebook, settings
         except ConfigError as error:
             self._metrics.config_errors += 1
@@ -426,6 +428,8 @@ class _Server:
             return
         if (settings.server.host, settings.server.port) != (self._settings.server.host, self._settings.server.port):
             _log.warning("server.host and server.port take effect at the next start")
+        if self._cache_settings not in (None, settings.cache):
+            _log.warning("what cache says of its store takes effect at the next start")
         _log.info("configuration and prices loaded again")
 
     def _reload_budgets(self) -> None:

@@ -54,9 +54,14 @@ class Listener:
 
 @asynccontextmanager
 async def attempt(
-    parts: list[bytes], *, dialect: str = "openai_chat", ends: bool, kind: str = "text/event-stream"
+    parts: list[bytes],
+    *,
+    dialect: str = "openai_chat",
+    ends: bool,
+    resets: bool = False,
+    kind: str = "text/event-stream",
 ) -> AsyncIterator[tuple[HttpAttempt, Listener]]:
-    """An attempt at a provider that sends these parts, and then ends its answer or just keeps the connection open."""
+    """An attempt at a provider that sends these parts, and then ends its answer, breaks the connection off, or just keeps it open."""
     over = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,7 +74,8 @@ async def attempt(
             if ends:
                 writer.write(b"0\r\n\r\n")
             await writer.drain()
-            await over.wait()
+            if not resets:
+                await over.wait()
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -150,3 +156,14 @@ async def test_a_stream_without_its_last_event_says_so(dialect: str, parts: list
         reply = await made.exchange()
         assert (reply.status, reply.reading.error, reply.reading.estimated) == ("ok", error, False)
         assert listener.got == b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "status"), [([HELLO, STOP, STATED, DONE], "ok"), ([HELLO, STOP, STATED], "cut"), ([HELLO], "cut")]
+)
+async def test_a_connection_that_breaks_after_the_end_breaks_nothing(parts: list[bytes], status: str) -> None:
+    """What was still to come is nothing that anybody waits for."""
+    async with attempt(parts, ends=False, resets=True) as (upstream, listener):
+        reply = await upstream.exchange()
+        assert (reply.status, b"upstream_cut" in listener.got) == (status, status == "cut")
+        assert reply.reading.error == "" if status == "ok" else reply.reading.error

@@ -126,7 +126,7 @@ def test_an_empty_ledger_says_how_to_fill_it(run: Run) -> None:
     result = run()
     assert result.exit_code == 0
     assert "bursar import claude-code" in result.stdout
-    assert "OPENAI_BASE_URL" in result.stdout
+    assert "bursar up" in result.stdout
     assert json.loads(run("--json").stdout)["rows"] == []
 
 

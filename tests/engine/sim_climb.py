@@ -75,7 +75,8 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 @dataclass(frozen=True)
 class Does:
     """What an attempt does. It holds for ``hold_s``, then leaves; shows something after ``first_s`` more (streams), and ends after
-    ``whole_s`` more. ``cause`` None: it answers. ``hangs``: it never says anything. ``refused``: a budget says no to its hold.
+    ``whole_s`` more. ``cause`` None: it answers. ``hangs``: it never says anything. ``refused``: a budget says no to its hold,
+    ``unheld``: the books cannot write it.
     ``shows``: whether it shows anything before it fails."""
 
     cause: Cause | None = None
@@ -84,6 +85,7 @@ class Does:
     whole_s: float = 0.05
     hangs: bool = False
     refused: bool = False
+    unheld: bool = False
     shows: bool = True
     goes_on: bool = False
     cost: int = 100
@@ -165,6 +167,8 @@ class Fake:
         opening = self._world.opening(self._index, made.why)
         if does.refused:
             return Refused(opening, "no", _REFUSAL)
+        if does.unheld:
+            return Refused(opening, "the disk is full")
         if does.raises:
             raise RuntimeError("a bug")
         if does.cause == "budget":

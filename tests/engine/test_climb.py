@@ -241,6 +241,20 @@ def test_what_a_budget_passed_over_is_no_attempt() -> None:
     assert [(each.why.serial, each.why.number) for each in world.made] == [(1, 1), (2, 1), (3, 1)]
 
 
+def test_a_rung_for_a_cause_answers_for_it_whichever_attempt_it_was_known_of() -> None:
+    """The first was limited, the second failed otherwise: the third is for the first's cause. So is a retry of it."""
+    limited = {"when": frozenset({"rate_limit"})}
+    found, made = walk(World(route("model", "model", "model", r2=limited), [[Does("rate_limit")], [FAILS], [OK]]))
+    assert (made, found.rung) == ([(0, "error"), (1, "error"), (2, "ok")], "r2")
+    world = World(two(r1=limited, retry_share=1_000), [[Does("rate_limit", retry_after_s=30.0)], [FAILS, OK]])
+    found, made = walk(world)
+    assert (made, found.rung) == ([(0, "error"), (1, "error"), (1, "ok")], "r1")
+    again = world.again()
+    again.script = [[OK], [FAILS, OK]]
+    found, made = walk(again)
+    assert (made, found.rung) == ([(1, "error"), (1, "ok")], "r1"), "and where the first is known to be limited"
+
+
 def test_what_was_fresh_before_the_attempts_may_be_stale_after_them() -> None:
     """An answer that is kept says what it is when it is given."""
     entry = replace(ENTRY, expires_us=START_US + 50_000)
@@ -329,6 +343,19 @@ def test_a_hedge_waits_as_long_as_the_first_waits_for_its_budget() -> None:
     world = hedged([[Does(hold_s=5.0, hangs=True)], [OK]])
     assert walk(world)[1] == [(0, "cancelled"), (1, "ok")]
     assert told(world) == 5.1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_hedge_that_the_books_cannot_hold_ends_nothing(stream: bool) -> None:
+    """The first attempt is well: it answers."""
+    world = hedged([[Does(first_s=0.25)], [Does(unheld=True)]], stream=stream)
+    found, made = walk(world)
+    assert (made, found.rung, found.cause) == ([(0, "ok"), (1, "void")], "r0", None)
+
+
+def test_nothing_is_hedged_that_is_only_being_settled() -> None:
+    world = hedged([[Does(first_s=0.05, whole_s=0.0495)], [OK]], stream=False)
+    assert walk(world)[1] == [(0, "ok")]
 
 
 def test_no_two_attempts_of_a_call_have_one_number() -> None:

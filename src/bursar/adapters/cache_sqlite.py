@@ -520,7 +520,9 @@ def _made(path: Path) -> int:
     """The inode of the file, which is made where there is none. Answers are nobody else's business; what SQLite makes beside it
     has its mode."""
     with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # rule 8: never of one that was there
+        os.close(
+            os.open(path.resolve(), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        )  # rule 8: never of one that was there
     path.chmod(0o600)
     return _inode(path)
 

@@ -197,7 +197,10 @@ class HttpAttempt:
         except ClientGoneError:
             return self._reply(meter.reading(), "cancelled")
         except PyreqwestError as error:
-            return await self._cut(meter, meter.finish(), f"the provider broke off: {_cause(error)}")
+            if not self._has_all(meter):
+                return await self._cut(meter, meter.finish(), f"the provider broke off: {_cause(error)}")
+            with suppress(ClientGoneError):
+                await self._sink.write(meter.finish())
         reading = meter.reading()
         if not reading.estimated or reading.finish:
             if reading.finish and not reading.error and not meter.ended():
@@ -223,9 +226,12 @@ class HttpAttempt:
         meter = self._meter
         if meter is None:
             return self._reply(self._estimate(""), "cancelled")
+        return self._reply(meter.reading(), "ok" if self._has_all(meter) else "cancelled")
+
+    def _has_all(self, meter: Meter) -> bool:
+        """Rule 5: the end of the answer was seen, and what it is charged."""
         reading = meter.reading()
-        exact = reading.usage is not None and not reading.estimated and not reading.error
-        return self._reply(reading, "ok" if exact and meter.ended() else "cancelled")
+        return reading.usage is not None and not reading.estimated and not reading.error and meter.ended()
 
     def _failed(self, error: PyreqwestError) -> Reply:
         what = "timed out" if isinstance(error, RequestTimeoutError) else "failed"

@@ -170,9 +170,7 @@ def _trouble_with(model: str, rulebook: Rulebook) -> str:
 
     provider, slash, _ = model.partition("/")
     if slash:
-        rule = rulebook.providers.get(provider)
-        if rule is None:
-            return f"provider {provider!r} is not known; known are {', '.join(sorted(rulebook.providers))}"
+        rule = rulebook.providers[provider]  # the configuration has been read: it is known
         wanted = rule.provider.key_env
         return f"{wanted} is not set" if wanted and not rule.key else ""
     try:

@@ -147,13 +147,15 @@ class Standing:
 @valueclass
 class Pick:
     """The rung to take: ``index`` None where there is none left. ``why`` the others before it were passed over, by index;
-    ``panic``: every target is known to fail, and one is tried all the same; ``wait_us`` when the first will be tried again."""
+    ``panic``: every target is known to fail, and one is tried all the same; ``wait_us`` when the first will be tried again.
+    ``causes`` are all that are known of why rungs do not answer this call."""
 
     index: int | None
     passed: Mapping[int, str]
     panic: bool = False
     probe: bool = False
     wait_us: int = 0
+    causes: frozenset[Cause] = frozenset()
 
 
 def pick(
@@ -165,7 +167,7 @@ def pick(
     causes: frozenset[Cause] = frozenset(),
 ) -> Pick:
     """The first of these rungs that may be taken now. ``standing_of`` is asked for a rung when it is its turn, ``causes``
-    are why others have failed this call.
+    are what is known already of why others do not answer this call.
 
     Where every model is passed over for its breaker alone, the one that failed longest ago is taken (panic), unless a stale
     answer is there, or it asked to be left alone until a time.
@@ -179,7 +181,7 @@ def pick(
             passed[index] = "nothing is kept for it"
             continue
         if rung.kind != "model":
-            return Pick(index, passed, wait_us=_first_wait(opened))
+            return Pick(index, passed, wait_us=_first_wait(opened), causes=frozenset(known))
         if rung.when and not rung.when & known:
             passed[index] = f"only for {', '.join(sorted(rung.when))}"
             continue
@@ -193,13 +195,14 @@ def pick(
             if standing.verdict.cause is not None:
                 known.add(standing.verdict.cause)
         if not why:
-            return Pick(index, passed, probe=standing.verdict.state == "probe")
+            return Pick(index, passed, probe=standing.verdict.state == "probe", causes=frozenset(known))
         passed[index] = why
     tried = [index for index, verdict in opened.items() if not verdict.exact]
     if tried:
         index = min(tried, key=lambda each: opened[each].until_us)
-        return Pick(index, {key: why for key, why in passed.items() if key != index}, panic=True)
-    return Pick(None, passed, wait_us=_first_wait(opened))
+        del passed[index]
+        return Pick(index, passed, panic=True, causes=frozenset(known))
+    return Pick(None, passed, wait_us=_first_wait(opened), causes=frozenset(known))
 
 
 def _first_wait(opened: Mapping[int, Verdict]) -> int:
@@ -215,7 +218,7 @@ def too_dear(rung: RouteRung, standing: Standing) -> str:
 
 def next_after(route: Route, index: int, cause: Cause, *, roomier: frozenset[int] = frozenset()) -> tuple[int, ...]:
     """The rungs that may follow the one at ``index`` after it failed for this cause. ``roomier`` are those whose context window
-    is known to be larger than that of the one that failed."""
+    is known to be larger than that of the one that failed. What a rung is for (``when``) is looked at when it is picked."""
     named_only = WAYS[cause] == "named"
     found: list[int] = []
     for after in range(index + 1, len(route.rungs)):
@@ -224,7 +227,7 @@ def next_after(route: Route, index: int, cause: Cause, *, roomier: frozenset[int
             # A bad request stays a bad request; an answer that is kept is one also for what no budget pays for.
             if not named_only or cause in rung.when or cause == "budget":
                 found.append(after)
-        elif cause in rung.when or (not rung.when and (not named_only or (cause == "context" and after in roomier))):
+        elif not named_only or cause in rung.when or (not rung.when and cause == "context" and after in roomier):
             found.append(after)
     return tuple(found)
 

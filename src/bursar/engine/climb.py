@@ -43,8 +43,8 @@ _RETRY_WAIT_S_MAX: Final = 20.0
 @valueclass
 class Climbed:
     """How a call ended. ``by`` is whose answer (or error, where ``cause`` says so) goes to the client, with ``done``; ``kept``
-    what is answered from the cache. Neither: nothing could be done, ``reason`` says why; ``wait_us`` is when to come again, ``barred``
-    that there is no use in it, and ``done`` a budget's refusal. ``left_for`` is why the first rung, which is at ``left_provider``, does not answer, "" where it
+    what is answered from the cache. Neither: nothing could be done, ``reason`` says why; ``wait_us`` is when to come again, ``waited``
+    that it waited for its budget until the deadline, ``barred`` that there is no use in it, and ``done`` a budget's refusal. ``left_for`` is why the first rung, which is at ``left_provider``, does not answer, "" where it
     does. ``serial`` and ``number`` are what one more attempt would have."""
 
     rung: str
@@ -58,6 +58,7 @@ class Climbed:
     tier: CacheTier | None = None
     reason: str = ""
     wait_us: int = 0
+    waited: bool = False
     barred: Barred | None = None
     left_for: str = ""
     left_provider: str = ""
@@ -166,6 +167,7 @@ class Climb:
         self._numbers: set[int] = set()  # of attempts that left, or may
         self._cost = 0
         self._last: _Ended | None = None
+        self._waited = False  # an attempt waited for its budget until the deadline
         self._begun = False  # the client has seen a part
         self._again = False  # the next attempt is a retry that is paid for
 
@@ -285,7 +287,7 @@ class Climb:
         last: _Ended | None = None
         while True:
             dues = [due_s for each in running if (due_s := each.due_s()) is not None]
-            if hedge_s is not None and first.left_s is not None:  # until then it waits for its budget, as a hedge would
+            if hedge_s is not None and first.left_s is not None and not first.candidate.replied:
                 dues.append(first.left_s + hedge_s)
             await self._wait(min(dues) if dues else None)
             if self._winner is not None:
@@ -294,11 +296,14 @@ class Climb:
             running = [each for each in running if each not in over]
             found = [self._ended(each) for each in over]
             for ended in found:
-                if ended.cause is None:
+                last = ended
+                if ended.cause is not None:
+                    self._survey.failed[ended.index] = ended.cause
+                elif not running or not isinstance(
+                    ended.done, Refused
+                ):  # the books failed it, but another is under way
                     await self._stop(running, "another attempt was faster")
                     return ended
-                self._survey.failed[ended.index] = ended.cause
-                last = ended
             now_s = self._loop.time()
             late = next((each for each in running if (due_s := each.due_s()) is not None and due_s <= now_s), None)
             if late is not None:  # one at a time: while it is settled, another may show something
@@ -311,7 +316,7 @@ class Climb:
                 return last
             if hedge_s is not None and first.left_s is not None and now_s >= first.left_s + hedge_s:
                 hedge_s = None
-                if (other := self._hedge(order)) is not None:
+                if first in running and not first.candidate.replied and (other := self._hedge(order)) is not None:
                     running.append(other)
 
     async def _wait(self, until_s: float | None) -> None:
@@ -424,7 +429,10 @@ class Climb:
         """Leave an attempt that has shown nothing in its time."""
         cause: Cause = "budget" if running.left_s is None else "first_token" if self._stream else "slow"
         if running.left_s is None:
-            running.candidate.stopping("it waited for its budget until the deadline", failed=False)
+            self._waited = True
+            self._survey.passed[running.index] = (
+                f"it waited for its budget until the deadline of {self._route.deadline_ms} ms"
+            )
             await self._stop([running])
         else:
             elapsed_ms = ((running.due_s() or self._loop.time()) - running.left_s) * 1_000
@@ -542,6 +550,7 @@ class Climb:
             tier=tier,
             reason=reason,
             wait_us=wait_us,
+            waited=self._waited,
             barred=self._survey.barred() if by is None and kept is None else None,
             left_for=self._survey.left_for(),
             left_provider=self._survey.first_provider(),

@@ -105,6 +105,8 @@ class ResponseCache:
         self.lookups: Counter[tuple[str, str]] = Counter()
         """By route and outcome: hits by tier, misses, failures."""
         self.failures = 0
+        self.clears = 0
+        """How often something was made void: what was asked for before is not kept any more."""
 
     async def look(self, ask: CacheAsk) -> Kept:
         """What is kept for a request."""
@@ -141,6 +143,7 @@ class ResponseCache:
     async def clear(
         self, *, key: str = "", tag: str = "", tenant: str = "", route: str = "", everything: bool = False
     ) -> int:
+        self.clears += 1
         self._flights.clear()  # whoever asks from now on is not given what is void
         if self.store is None:
             return 0

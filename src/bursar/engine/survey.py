@@ -133,6 +133,7 @@ class Survey:
         self._now_us = now_us
         self._ready: dict[int, Candidate | Barred] = {}
         self._standings: dict[int, Standing] = {}
+        self._causes: frozenset[Cause] = frozenset()
         self.passed: dict[int, str] = {}
         self.failed: dict[int, Cause] = {}
         self.first_cause = ""
@@ -149,7 +150,11 @@ class Survey:
             return found
 
         has_stale = self._kept.stale is not None or self._kept.fresh is not None
-        return pick(self._route, order, standing_of, has_stale=has_stale, causes=frozenset(self.failed.values()))
+        found = pick(
+            self._route, order, standing_of, has_stale=has_stale, causes=self._causes.union(self.failed.values())
+        )
+        self._causes = found.causes
+        return found
 
     def has_model(self, order: Sequence[int]) -> bool:
         """Whether a model of these could be asked now."""

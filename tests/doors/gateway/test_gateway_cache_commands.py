@@ -7,13 +7,17 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from house import CHAT, House, gateway
 
+from bursar.adapters.cache_open import open_tool_cache_store
+from bursar.compose import now_us
 from bursar.config import Cache, Settings
+from bursar.core.caching import KEY_HEX_LENGTH, CacheEntry
 
 COLD: dict[str, Any] = {**CHAT, "temperature": 0}
 
@@ -89,6 +93,42 @@ async def test_what_the_server_has_in_memory_is_seen_and_cleared(tmp_path: Path)
         assert "no route has `cache`" in (await run(data, "stats", store="memory")).stdout
     done = await run(data, "clear", "--all", "--yes", store="memory")  # without a server there is no memory
     assert (done.returncode, done.stdout) == (0, "Removed 0 answers.\n")
+
+
+async def test_a_server_with_another_configuration_is_seen_and_cleared(tmp_path: Path) -> None:
+    """What the commands' own bursar.yaml does not say, the server does: its memory is shown beside the file, and a file that both
+    use once."""
+    data = tmp_path / "data"
+    async with gateway(data, settings=settings("memory")) as house:
+        for seed in (0, 1, 0):
+            await asked(house, seed)
+        stats = json.loads((await run(data, "stats", "--json")).stdout)
+        assert [(each["store"], each["entries"]) for each in stats["stores"]] == [("server", 2)]
+        await asyncio.to_thread(keep_a_result, data)
+        done = await run(data, "stats")
+        assert ["sqlite: 1 kept" in done.stdout, "server: 2 kept" in done.stdout] == [True, True]
+        done = await run(data, "clear", "--all", "--yes", "--json")
+        stores = [{"store": "server", "removed": 2}, {"store": "sqlite", "removed": 1}]
+        assert json.loads(done.stdout) == {"removed": 3, "stores": stores}
+        assert (await asked(house))["x-bursar-cache"] == "miss"
+    async with gateway(data, settings=settings("sqlite")) as house:
+        await asked(house)
+        stats = json.loads((await run(data, "stats", "--json")).stdout)
+        assert [(each["store"], each["entries"]) for each in stats["stores"]] == [("sqlite", 1)]
+
+
+def keep_a_result(data: Path) -> None:
+    store = open_tool_cache_store(
+        data / "cache.sqlite3", size_mb=500, memory_mb=1, encryption_env=None, environment={}, clock_us=now_us
+    )
+    with closing(store):
+        store.put(
+            CacheEntry(
+                key="00" * (KEY_HEX_LENGTH // 2), tenant="", route="tool:look", body=b"1", content_type="application/json",
+                stream=False, provider="tool", model="look", cost=None, usage=(), attempt_id="a", stored_us=now_us(),
+                expires_us=now_us() + 10**9, stale_us=now_us() + 10**9, tags=(), operation="tool",
+            )
+        )  # fmt: skip
 
 
 async def test_a_wrong_answer_is_named_as_for_why(tmp_path: Path) -> None:

@@ -146,6 +146,50 @@ async def test_who_asks_after_a_clear_is_not_given_what_was_under_way(tmp_path: 
         assert tier(await first) == "miss"
 
 
+@pytest.mark.parametrize("what", ["all=true", "route=*", "tag=b"])
+async def test_what_was_under_way_at_a_clear_is_not_kept(tmp_path: Path, what: str) -> None:
+    """Perhaps it is what was meant; to ask once more is cheaper than to give it for an hour."""
+    async with caching(tmp_path, sim=Simulator(seed=7, pace=Pace(first_token_ms=500))) as house:
+        first = asyncio.create_task(chat(house, "a"))
+        await until(lambda: len(house.calls) == 1)
+        await house.client.request("DELETE", f"/api/v1/cache?{what}")
+        assert tier(await first) == "miss"
+        assert [tier(await chat(house, task)) for task in "bc"] == ["miss", "exact"]
+
+
+async def test_who_waits_for_a_budget_until_the_deadline_is_told_of_the_budget(tmp_path: Path) -> None:
+    """And no breaker opens: nobody was asked."""
+    budgets = {"all": {"limit": "$0.001"}}
+    routes = {"slow": [f"openai/{GPT}"], "fast": {"rungs": [f"openai/{GPT}"], "deadline": "1s"}}
+    async with caching(
+        tmp_path, routes, budgets=budgets, sim=Simulator(seed=7, pace=Pace(first_token_ms=2_500))
+    ) as house:
+        holder = asyncio.create_task(chat(house, "a", {**CHAT, "model": "slow", "max_tokens": 1_500}))
+        await until(lambda: len(house.calls) == 1)
+        answer = await chat(house, "b", {**CHAT, "model": "fast", "max_tokens": 1_500})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (402, "budget_held")
+        assert "waited for its budget until the deadline of 1000 ms" in answer.json()["error"]["message"]
+        assert (await holder).status_code == 200
+        assert "bursar_breaker_openings_total{" not in (await house.client.get("/metrics")).text
+
+
+async def test_a_client_that_leaves_before_its_body_has_come_is_no_bug(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with caching(tmp_path) as house:
+        _, writer = await asyncio.open_connection("127.0.0.1", house.port)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\ncontent-length: 99\r\n\r\n{"
+        )
+        await writer.drain()
+        await asyncio.sleep(0.2)
+        writer.close()
+        await asyncio.sleep(0.2)
+        assert (await chat(house, "t")).status_code == 200
+        assert "inside Bursar" not in caplog.text
+        assert "internal_error" not in (await house.client.get("/metrics")).text
+
+
 @pytest.mark.parametrize("rungs", [["cached", "asked"], ["asked", "cached"]])
 async def test_only_gives_what_is_kept_whatever_the_rungs(tmp_path: Path, rungs: list[str]) -> None:
     async with caching(tmp_path, {"*": {"rungs": rungs, "cache": {"ttl": "1h"}}}) as house:

@@ -171,9 +171,9 @@ async def test_a_route_that_only_its_budget_passes_over_says_so(tmp_path: Path) 
     async with going_on(tmp_path, [rung], budgets=budgets) as house:
         while (answer := await chat(house, stream=False)).status_code == 200:
             pass
-        assert answer.status_code == 503
-        assert answer.json()["error"]["bursar"]["code"] == "no_rung"
-        assert "budget" in answer.json()["error"]["message"]
+        assert answer.status_code == 402
+        assert answer.json()["error"]["bursar"]["code"] == "budget_at"
+        assert "budget all is used to" in answer.json()["error"]["message"]
 
 
 async def test_an_answer_that_cannot_be_said_in_the_clients_dialect_goes_to_the_next_rung(tmp_path: Path) -> None:

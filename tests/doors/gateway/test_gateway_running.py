@@ -86,6 +86,48 @@ async def test_a_broken_file_changes_nothing(
     assert "bursar_config_errors_total 1" in (await house.client.get("/metrics")).text
 
 
+async def test_a_cache_that_is_new_is_the_one_that_the_file_says(
+    configured: tuple[House, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In memory, and not in the file of a configuration that said nothing of it. Another store waits for the next start."""
+    house, file = configured
+    caplog.set_level(logging.INFO, logger="bursar")
+    routes = "routes:\n  '*': {cache: {sampled: true}}\n"
+    file.write_text(yaml_for(house.sim.url, f"cache: {{store: memory}}\n{routes}"))
+    await logged(caplog, "configuration and prices loaded again")
+    assert [(await house.ask(CHAT_ASK)).headers["x-bursar-cache"] for _ in range(2)] == ["miss", "exact"]
+    assert not (house.path / "cache.sqlite3").exists()
+    file.write_text(yaml_for(house.sim.url, routes))
+    await logged(caplog, "takes effect at the next start")
+    assert (await house.ask(CHAT_ASK)).headers["x-bursar-cache"] == "exact"
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "{cache: {semantic: {embed: 'ends_at_import:embed'}}}",
+        "{cache: {semantic: {embed: nowhere/model}}}",
+        "{cache: {volatile: '(?=a)'}}",
+    ],
+)
+async def test_a_route_that_cannot_be_leaves_the_old_ones_in_force(
+    configured: tuple[House, Path],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    route: str,
+) -> None:
+    """Even a module of the user's that ends the process as it is imported."""
+    house, file = configured
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ends_at_import.py").write_text("raise SystemExit(1)\n", encoding="utf-8")
+    file.write_text(yaml_for(house.sim.url, f"routes:\n  '*': {route}\n"))
+    await logged(caplog, "the new configuration is not used")
+    answer = await house.ask(CHAT_ASK)
+    assert (answer.status_code, answer.headers["x-bursar-rung"]) == (200, "primary")
+    assert "x-bursar-cache" not in answer.headers
+
+
 async def test_a_new_price_is_charged_from_the_next_call_on(
     configured: tuple[House, Path], caplog: pytest.LogCaptureFixture
 ) -> None:

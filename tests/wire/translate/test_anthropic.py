@@ -279,9 +279,9 @@ def test_what_is_no_request_is_a_bad_request(body: bytes) -> None:
 
 def as_read(asked: Asked, model: str) -> Asked:
     """What Anthropic can hold of a request that all dialects can say: usage always comes with a stream, a format is always
-    strict and closed."""
+    held to and closed."""
     schema = asked.format.schema if asked.format is not None else None
-    form = Format(schema=check_schema(schema, ""), strict=True) if schema is not None else None
+    form = Format(schema=check_schema(schema, ""), held=True) if schema is not None else None
     top_p = None if asked.top_p == 1 and takes(model).sampling == "default" else asked.top_p
     return replace(asked, model=model, asks_usage=asked.stream, format=form, top_p=top_p)
 

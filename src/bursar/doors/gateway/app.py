@@ -100,6 +100,8 @@ class Gateway:
                 await self._handle(request, protocol, to, rulebook)
             finally:
                 self._running -= 1
+        except ClientGoneError:
+            return
         except Problem as problem:
             self._refuse(protocol, to.dialect.error_body, problem)
             if problem.rest is not None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Final
 
+from bursar.engine.ports import ClientGoneError
 from bursar.engine.rsgi import HttpProtocol, HttpScope
 
 from .problems import Problem
@@ -44,6 +45,8 @@ async def read_body(request: Head, protocol: HttpProtocol, limit: int, timeout_s
     timer = task.get_loop().call_later(timeout_s, lambda: (late.append(True), task.cancel()))
     try:
         return await _receive(request, protocol, limit)
+    except RuntimeError as error:  # the server's way to say that the client has gone
+        raise ClientGoneError from error
     except asyncio.CancelledError:
         if not late:
             raise

@@ -269,6 +269,7 @@ class RoutedCalls:
         """Returns what was kept of the answer. ``told`` is to be told if a similar answer was given, and is said to be wrong."""
         request, route = call.request, call.route
         cache = "" if ask is None or not ask.looks else "miss"
+        clears = self._routing.cache.clears
         rungs = RungsOf(self._calls, request, route, call.id, call.started_us, cache)
         climb = Climb(
             route,
@@ -315,6 +316,8 @@ class RoutedCalls:
         entry = self._entry(request, ask, done.attempt, body, content_type)
         if flight is not None:
             flight.land(entry)
+        if self._routing.cache.clears != clears:  # perhaps this one was meant: it is asked for again
+            return None
         await self._routing.cache.keep(entry)
         return entry
 
@@ -426,7 +429,8 @@ class RoutedCalls:
             status, code = (400, "cannot_be_asked") if climbed.barred.by_request else (503, "no_rung")
             return Problem(status, code, message, more, headers=NO_RETRY)
         if climbed.cause == "budget":
-            return Problem(402, "budget_at", message, more, headers=NO_RETRY)
+            code = "budget_held" if climbed.waited else "budget_at"
+            return Problem(402, code, message, more, headers=NO_RETRY)
         if climbed.cause in ("first_token", "slow"):
             return Problem(504, "too_slow", message, more, retry_after_s=wait_s)
         return Problem(503, "no_rung", message, more, retry_after_s=wait_s)
