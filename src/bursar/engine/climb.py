@@ -86,7 +86,7 @@ class _Running:
     ``models`` rungs leave it; both None: as long as it likes."""
 
     __slots__ = (
-        "began_us", "candidate", "deadline_s", "health", "index", "left_s", "limit_s", "models", "number", "shown", "stopped", "task",
+        "began_us", "candidate", "deadline_s", "health", "index", "left_s", "limit_s", "models", "number", "stopped", "task",
     )  # fmt: skip
 
     def __init__(
@@ -101,7 +101,6 @@ class _Running:
         self.limit_s: float | None = None
         self.deadline_s: float | None = None
         self.left_s: float | None = None
-        self.shown = False
         self.stopped = False
         self.task: asyncio.Task[Done]
 
@@ -299,9 +298,9 @@ class Climb:
                 last = ended
                 if ended.cause is not None:
                     self._survey.failed[ended.index] = ended.cause
-                elif not running or not isinstance(
-                    ended.done, Refused
-                ):  # the books failed it, but another is under way
+                elif running and isinstance(ended.done, Refused):
+                    continue  # the books could not hold it; another is under way
+                else:
                     await self._stop(running, "another attempt was faster")
                     return ended
             now_s = self._loop.time()
@@ -358,7 +357,6 @@ class Climb:
         def shows() -> bool:
             if self._winner is None:
                 self._winner = running
-                running.shown = True
                 self._wake()
             return self._winner is running
 
