@@ -375,6 +375,12 @@ def test_what_is_no_amount_is_said_so(text: Any) -> None:
         ({"limit": "$5", "reserve": "$6"}, "more than the limit"),
         ({"limit": "$5", "ladder": [{"at": "80%"}]}, "does one thing"),
         ({"limit": "$5", "ladder": [{"at": 0, "refuse": True}]}, "is no share"),
+        (
+            {"limit": "$5", "ladder": [{"at": 0.8, "refuse": True}]},
+            r"ladder\[0\]\.at: '0\.8' may be meant as 0\.8% or as 80%",
+        ),
+        ({"limit": "$5", "alert_at": [0.5, 0.8, 1]}, r"alert_at: '0\.5' may be meant as 0\.5% or as 50%"),
+        ({"limit": "$5", "alert_at": "1.0"}, "may be meant as 1% or as 100%"),
         ({"limit": "$5", "on_unpriced": "maybe"}, "assume-AMOUNT"),
         ({"limit": "$5", "on_store_failure": "open"}, "open-up-to-AMOUNT"),
         ({"limit": "$5", "raise": {"by": "$5"}}, "until"),

@@ -195,7 +195,7 @@ def test_no_text_of_a_client_takes_long_whatever_the_pattern() -> None:
     for length in (28, 20_000):
         key({"q": "a" * length + "b"}, volatile=[r"(a+)+\$"])
     assert time.perf_counter() - began < 5
-    with pytest.raises(ValueError, match="look-around"):
+    with pytest.raises(ValueError, match=r"look-around\): invalid perl operator: \(\?=$"):
         volatile_pattern("(?=a)b")
 
 

@@ -3,7 +3,8 @@
 Rule 1: every error is a ValueError that names the path, the value and what is possible.
 Rule 2: a rung is written ``provider/model``, ``asked``, ``cached``, ``stale`` or ``refuse``, or as keys with ``model`` among them.
         What a rung does not say, its route says for all of its rungs.
-Rule 3: times are written with their unit (``2s``); a limit to them may be a quantile (``p95``, ``p95*2``) of what is seen.
+Rule 3: times are written with their unit (``2s``); a limit to them may be a quantile (``p95``, ``p95*2``) of what is seen. What is
+        counted in whole seconds is written so: nothing is rounded.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ _CACHE_FIELDS: Final = ("ttl", "stale", "share", "sampled", "tool_calls", "volat
 _SEMANTIC_FIELDS: Final = ("errors", "shadow", "embed", "verify", "judge")
 _HEDGE_FIELDS: Final = ("after", "spend")
 _WORDS: Final[tuple[RungKind, ...]] = ("cached", "stale", "refuse")
+_WHOLE: Final = 1_000
+_ERRORS_MAX: Final = 200
 _QUANTILE: Final = re.compile(r"p(\d{2}(?:\.\d)?)(?:\s*\*\s*(\d{1,3}(?:\.\d{1,2})?))?")
 _FUNCTION: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _NAME_LENGTH_MAX: Final = 200
-_DAY_MS: Final = 86_400_000
 
 
 def parse_routes(raw: Mapping[str, Any], path: str = "routes") -> Routes:
@@ -61,7 +63,9 @@ def _route(name: str, raw: Any, path: str) -> Route:
         )
     if not 0 < len(name) <= _NAME_LENGTH_MAX:
         raise ValueError(f"{path}: a route's name has from 1 to {_NAME_LENGTH_MAX} characters")
-    spec: dict[str, Any] = {"rungs": raw} if isinstance(raw, list) else mapping_of(raw, path)
+    example = raw if isinstance(raw, str) and (raw in (ASKED, *_WORDS) or "/" in raw) else "openai/gpt-5-mini"
+    way_out = f"write its rungs, such as [{example[:_NAME_LENGTH_MAX]}]"
+    spec: dict[str, Any] = {"rungs": raw} if isinstance(raw, list) else mapping_of(raw, path, way_out)
     known_keys(spec, ROUTE_FIELDS, path)
     rungs = _rungs(spec, path)
     cache = _cache(spec["cache"], f"{path}.cache") if "cache" in spec else None
@@ -79,7 +83,7 @@ def _route(name: str, raw: Any, path: str) -> Route:
         deadline_ms=duration_ms(spec["deadline"], f"{path}.deadline") if "deadline" in spec else None,
         attempts_max=whole(spec.get("attempts", 3), 1, RUNGS_MAX, f"{path}.attempts"),
         cost_max=parse_money(spec["cost_max"], f"{path}.cost_max") if "cost_max" in spec else None,
-        retry_share=_share(spec.get("retries", "10%"), f"{path}.retries"),
+        retry_share=share_of(spec.get("retries", "10%"), f"{path}.retries", least=0, most=_WHOLE),
         hedge=_hedge(spec["hedge"], f"{path}.hedge") if "hedge" in spec else None,
         mid_stream=cast(
             "Literal['end', 'continue']",
@@ -108,9 +112,14 @@ def _rungs(spec: Mapping[str, Any], path: str) -> tuple[RouteRung, ...]:
 
 
 def _rung(raw: Any, shared: Mapping[str, Any], models: int, route_path: str, path: str) -> RouteRung:
-    own = {"model": raw} if isinstance(raw, str) else mapping_of(raw, path)
+    words = (ASKED, *_WORDS)
+    own = {"model": raw} if isinstance(raw, str) else mapping_of(raw, path, "write provider/model, or {model: ...}")
+    if word := next((key for key in own if key in words), ""):
+        raise ValueError(f"{path}.{word}: {word} is a rung itself: write {word}, or {{model: {word}}}")
     known_keys(own, (*_RUNG_FIELDS, *_LIMIT_FIELDS), path)
-    model = own.get("model", ASKED)
+    if "model" not in own:
+        raise ValueError(f"{path}: say model: provider/model, or model: asked for what the client asked for")
+    model = own["model"]
     if not isinstance(model, str):
         raise ValueError(f"{path}.model: {str(model)[:60]!r} is no model: write provider/model")
     when = _causes(own.get("when", []), f"{path}.when")
@@ -121,9 +130,8 @@ def _rung(raw: Any, shared: Mapping[str, Any], models: int, route_path: str, pat
         return RouteRung(model, kind=cast("RungKind", model), when=when)
     provider, _, rest = model.partition("/")
     if model != ASKED and not (provider and rest):
-        words = ", ".join((ASKED, *_WORDS))
         raise ValueError(
-            f"{path}: {model[:60]!r} is no rung: write provider/model, such as openai/gpt-5-mini, or {words}"
+            f"{path}: {model[:60]!r} is no rung: write provider/model, such as openai/gpt-5-mini, or {', '.join(words)}"
         )
     # A limit of the route's is reported where it was written, one of the rung's there.
     values = {**shared, **{key: own[key] for key in _LIMIT_FIELDS if key in own}}
@@ -139,7 +147,7 @@ def _rung(raw: Any, shared: Mapping[str, Any], models: int, route_path: str, pat
         first_token=first_token,
         total=_limit(values["total"], where["total"]) if "total" in values else None,
         cost_per_call=cost,
-        budget_at=_part(values["budget_at"], where["budget_at"]) if "budget_at" in values else None,
+        budget_at=share_of(values["budget_at"], where["budget_at"], most=_WHOLE) if "budget_at" in values else None,
         output_cap=whole(own["output_cap"], 1, 10_000_000, f"{path}.output_cap") if "output_cap" in own else None,
         effort=choice(own["effort"], EFFORTS, f"{path}.effort") if "effort" in own else "",
         breaker=_breaker(
@@ -155,7 +163,7 @@ def _rung(raw: Any, shared: Mapping[str, Any], models: int, route_path: str, pat
 def _breaker(
     raw: Any, path: str, first_token: Limit | None, *, cost_per_call: NanoUSD | None, cost_per_token: Rate | None
 ) -> BreakerRules:
-    spec = mapping_of(raw, path)
+    spec = mapping_of(raw, path, "write {in_a_row: 2}, or leave it out")
     known_keys(spec, _BREAKER_FIELDS, path)
     usual = BreakerRules()
     seconds = {
@@ -164,7 +172,7 @@ def _breaker(
     }
     return BreakerRules(
         in_a_row=whole(spec.get("in_a_row", usual.in_a_row), 1, 1_000, f"{path}.in_a_row"),
-        share=share_of(spec["share"], f"{path}.share") if "share" in spec else usual.share,
+        share=share_of(spec["share"], f"{path}.share", most=_WHOLE) if "share" in spec else usual.share,
         calls_min=whole(spec.get("calls_min", usual.calls_min), 1, 200, f"{path}.calls_min"),
         within_s=seconds["within"],
         first_token_ms=first_token.ms if first_token else None,
@@ -200,25 +208,17 @@ def _per_mtok(value: Any, path: str) -> Rate:
     return Rate.of(number, 1_000_000)
 
 
-def _share(value: Any, path: str) -> int:
-    """Thousandths, from 0 to the whole."""
-    return 0 if str(value).strip() in ("0", "0%") else _part(value, path)
-
-
-def _part(value: Any, path: str) -> int:
-    """Thousandths above 0, and not more than the whole."""
-    share = share_of(value, path)
-    if share > 1_000:
-        raise ValueError(f"{path}: {str(value)[:60]!r} is more than the whole: write a percentage up to 100%")
-    return share
-
-
 def _seconds(value: Any, path: str) -> int:
-    return max(1, duration_ms(value, path) // 1_000)
+    seconds, rest = divmod(duration_ms(value, path), 1_000)
+    if rest:
+        raise ValueError(f"{path}: {value!r} is no whole number of seconds: write 1s or more")
+    return seconds
 
 
 def _label(value: Any, path: str) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", value) or value in _WORDS:
+    if value in _WORDS:
+        raise ValueError(f"{path}: {value!r} is what an answer that is not a model's is called: choose another name")
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", value):
         raise ValueError(f"{path}: {str(value)[:60]!r} is no name: use up to 64 of a-z, 0-9, . _ and -")
     return value
 
@@ -231,9 +231,10 @@ def _causes(raw: Any, path: str) -> frozenset[Cause]:
 
 
 def _hedge(raw: Any, path: str) -> Hedge:
-    spec = mapping_of(raw, path)
+    spec = mapping_of(raw, path, "write {after: p95, spend: 5%}, or leave it out")
     known_keys(spec, _HEDGE_FIELDS, path)
-    return Hedge(_limit(spec.get("after", "p95"), f"{path}.after"), _share(spec.get("spend", "5%"), f"{path}.spend"))
+    spend = share_of(spec.get("spend", "5%"), f"{path}.spend", least=0, most=_WHOLE)
+    return Hedge(_limit(spec.get("after", "p95"), f"{path}.after"), spend)
 
 
 def _prompt_cache(value: Any, path: str) -> bool:
@@ -241,37 +242,57 @@ def _prompt_cache(value: Any, path: str) -> bool:
 
 
 def _cache(raw: Any, path: str) -> CachePolicy:
-    spec = {} if raw is True else mapping_of(raw, path)
+    ttl = raw if isinstance(raw, str) and re.fullmatch(r"\d{1,9}[smhd]", raw) else "1h"
+    spec = {} if raw is True else mapping_of(raw, path, f"write {{ttl: {ttl}}}, or leave it out")
     known_keys(spec, _CACHE_FIELDS, path)
     usual = CachePolicy()
-    volatile = _texts(spec.get("volatile", []), f"{path}.volatile")
-    for pattern in volatile:
-        try:
-            empty = re.compile(pattern).fullmatch("") is not None
-        except re.error as error:
-            raise ValueError(f"{path}.volatile: {pattern[:60]!r} is no regular expression: {error}") from None
-        if empty:
-            raise ValueError(f"{path}.volatile: {pattern[:60]!r} matches nothing at all: say what may differ")
     return CachePolicy(
         ttl_s=_seconds(spec["ttl"], f"{path}.ttl") if "ttl" in spec else usual.ttl_s,
-        stale_s=_seconds(spec["stale"], f"{path}.stale") if "stale" in spec else usual.stale_s,
+        stale_s=_stale(spec.get("stale", usual.stale_s), f"{path}.stale"),
         share=cast("Share", choice(spec.get("share", "key"), ("key", "user", "agent", "team", "org"), f"{path}.share")),
         sampled=flag(spec.get("sampled", False), f"{path}.sampled"),
         tool_calls=flag(spec.get("tool_calls", False), f"{path}.tool_calls"),
-        volatile=volatile,
-        tags=_texts(spec.get("tags", []), f"{path}.tags"),
+        volatile=_volatile(spec.get("volatile", []), f"{path}.volatile"),
+        tags=_tags(spec.get("tags", []), f"{path}.tags"),
         semantic=_semantic(spec["semantic"], f"{path}.semantic") if spec.get("semantic") else None,
     )
 
 
+def _stale(value: Any, path: str) -> int:
+    """Seconds; 0 for not at all."""
+    if not isinstance(value, bool) and re.fullmatch(r"\s*0(ms|s|m|h|d)?\s*", str(value)):
+        return 0
+    try:
+        return _seconds(value, path)
+    except ValueError as error:
+        raise ValueError(f"{error}, or 0 for not at all") from None
+
+
+def _volatile(raw: Any, path: str) -> tuple[str, ...]:
+    patterns = _texts(raw, path)
+    for pattern in patterns:
+        try:
+            empty = re.compile(pattern).fullmatch("") is not None
+        except re.error as error:
+            raise ValueError(f"{path}: {pattern[:60]!r} is no regular expression: {error}") from None
+        if empty:
+            raise ValueError(f"{path}: {pattern[:60]!r} also matches an empty text: say what may differ")
+    return patterns
+
+
+def _tags(raw: Any, path: str) -> tuple[str, ...]:
+    tags = _texts(raw, path)
+    for tag in tags:
+        if "," in tag or tag != tag.strip():  # the header that names tags parts them at commas, and leaves spaces out
+            raise ValueError(f"{path}: {tag[:60]!r}: a tag has no comma, and no space around it: write [a, b] for two")
+    return tags
+
+
 def _semantic(raw: Any, path: str) -> SemanticPolicy:
-    spec = {} if raw is True else mapping_of(raw, path)
+    spec = {} if raw is True else mapping_of(raw, path, "write {errors: 2%}, or leave it out")
     known_keys(spec, _SEMANTIC_FIELDS, path)
-    errors = _share(spec.get("errors", "2%"), f"{path}.errors")
-    if not 1 <= errors <= 200:
-        raise ValueError(
-            f"{path}.errors: {spec.get('errors')!r}: write the share of hits that may be wrong, from 0.1% to 20%"
-        )
+    errors = share_of(spec.get("errors", "2%"), f"{path}.errors", most=_ERRORS_MAX)
+    shadow = share_of(spec.get("shadow", "5%"), f"{path}.shadow", least=0, most=_WHOLE)
     embed, judge = str(spec.get("embed", "ngrams")), str(spec.get("judge", ""))
     if not (embed in ("ngrams", "local") or "/" in embed or _FUNCTION.fullmatch(embed)):
         hint = "write ngrams, local, provider/model of an embeddings endpoint, or package.module:function"
@@ -282,7 +303,7 @@ def _semantic(raw: Any, path: str) -> SemanticPolicy:
     if (verify == "judge") != bool(judge):
         example = "judge: openai/gpt-5-mini" if verify == "judge" else "verify: judge"
         raise ValueError(f"{path}.judge: a judge and verify: judge need each other: add {example}, or leave both out")
-    return SemanticPolicy(errors, _share(spec.get("shadow", "5%"), f"{path}.shadow"), embed, verify, judge)
+    return SemanticPolicy(errors, shadow, embed, verify, judge)
 
 
 def _texts(raw: Any, path: str) -> tuple[str, ...]:

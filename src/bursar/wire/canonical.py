@@ -89,4 +89,6 @@ def volatile_pattern(pattern: str) -> Any:
     try:
         return re2.compile(pattern.encode(), options)
     except re2.error as error:
-        raise ValueError(f"{pattern[:60]!r} is none that RE2 takes (it has no look-around): {error}") from None
+        why = error.args[0] if error.args else ""
+        text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
+        raise ValueError(f"{pattern[:60]!r} is none that RE2 takes (it has no look-around): {text}") from None
