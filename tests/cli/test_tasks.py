@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bursar.cli.tasks import task_command, tasks_command
+from route_stories import fallback, hit, primary
 from seeding import MemoryLedger
 from stories import ticket
 
@@ -201,6 +202,50 @@ def test_a_task_says_what_it_waited_for_and_where_the_money_went(story: MemoryLe
     assert _line(text, "repeated tool").split()[0] == "$0.0050"
     assert "called 2 times with the same arguments" in text
     assert _line(text, "retries").split()[0] == "$0.0042"
+
+
+@pytest.fixture
+def routed(ledger: MemoryLedger) -> MemoryLedger:
+    """A task with a call that fell back to another dialect, a kept answer, a stale one after a failure, and an ordinary one."""
+    own = {"task": "routed-1"}
+    fallback(ledger, ago=timedelta(seconds=20), **own)
+    ledger.connection.execute("UPDATE attempt SET operation = 'messages' WHERE number = 2")
+    hit(ledger, "kept", ago=timedelta(seconds=15), **own)
+    stale = {"rung": "stale", "cache": "stale", "cause": "rate_limit", "avoided_nanousd": None, "number": 2}
+    hit(ledger, "stale", ago=timedelta(seconds=10), **own, **stale)
+    primary(ledger, "plain", ago=timedelta(seconds=5), **own)
+    return ledger
+
+
+def test_a_task_shows_what_routes_and_caches_made_of_its_calls(routed: MemoryLedger, run: Run) -> None:
+    """A mark where there is something to say; what was avoided stands in a column and a line of its own, in no sum."""
+    text = run("task", "routed-1", width=200).stdout
+    assert "fallback (overload)" in _line(text, "attempt 2")
+    assert "$0.0042" in _line(text, "kept (exact)")
+    assert "not known" in _line(text, "kept (stale, rate limit)")
+    assert "primary" not in text
+    assert "2 kept answers avoided $0.0042, which is in no sum; of 1 it is not known what it avoided." in text
+    assert text.splitlines()[2].startswith("$0.0054,")
+    plain = run("task", "research-7", width=200).stdout
+    assert not {"Rung", "Avoided", "kept"} & set(plain.split())
+
+
+@pytest.mark.parametrize("width", [80, 100, 130])
+def test_what_routes_made_of_calls_stays_on_a_narrow_terminal(routed: MemoryLedger, run: Run, width: int) -> None:
+    """The marks and the costs; no line is longer, and no amount is cut."""
+    text = run("task", "routed-1", width=width).stdout
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "fallback (overload)" in text
+    assert "kept (exact)" in text
+    assert "avoided $0.0042" in text
+    assert "$0.0…" not in text
+
+
+def test_each_attempt_has_its_own_operation(routed: MemoryLedger, run: Run) -> None:
+    """A fallback may be asked in another dialect: the first attempt was not."""
+    text = run("task", "routed-1", width=200).stdout
+    assert "attempt 1: chat_completions" in text
+    assert "attempt 2: messages" in text
 
 
 def test_an_outcome_stands_beside_its_cost(story: MemoryLedger, run: Run) -> None:

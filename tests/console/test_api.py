@@ -122,6 +122,26 @@ def test_feed(filled: MemoryLedger) -> None:
     assert _get(filled, "/api/v1/feed", "after=3")[1] == {"rows": [], "last_sequence": 3}
 
 
+def test_attempts_say_what_a_route_or_a_cache_made_of_them(ledger: MemoryLedger) -> None:
+    """In the feed and in a task alike; what was avoided is beside the cost, and in no sum."""
+    fallback(ledger, task="t-1")
+    hit(ledger, "kept", task="t-1")
+    ledger.attempt(task="t-1", cost_nanousd=1)
+    told = [
+        ("", "", "", None, "0.000000001"),
+        ("cached", "exact", "", "0.0042", "0"),
+        ("fallback", "miss", "overload", None, "0.00123"),
+        ("primary", "miss", "", None, "0"),
+    ]
+    names = ("rung", "cache", "cause", "avoided_usd", "cost_usd")
+    _, body = _get(ledger, "/api/v1/feed")
+    assert [tuple(row[name] for name in names) for row in body["rows"]] == told
+    _, tree = _get(ledger, "/api/v1/tasks/t-1")
+    assert {tuple(step[name] for name in names) for step in tree["steps"]} == set(told)
+    assert tree["total"]["cost_usd"] == "0.001230001"
+    assert tree["kept"] == {"answers": 1, "avoided_usd": "0.0042", "unknown_cost": 0}
+
+
 @pytest.mark.parametrize(
     ("path", "query", "field"),
     [

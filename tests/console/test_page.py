@@ -13,6 +13,7 @@ from chromium import in_browser
 from playwright.sync_api import Page, expect
 
 from bursar.console.dashboard import page as asset
+from route_stories import fallback, hit, primary
 from seeding import MemoryLedger
 
 _HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
@@ -171,6 +172,39 @@ def test_a_task_is_a_waterfall_with_findings(
     page.click("table[data-by=task] button.link")
     expect(rows).to_have_count(5)
     assert page.url == f"{address}/#task=ticket-1"
+    assert complaints == []
+
+
+@in_browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_routes_and_caches_are_seen(
+    ledger: MemoryLedger, serve: Callable[[Any], str], browser_page: tuple[Page, list[str]], width: int
+) -> None:
+    """In the feed and in a task: a short mark where there is something to say. Attempts have their own operation, and what
+    kept answers avoided is in no sum."""
+    fallback(ledger, ago=timedelta(seconds=20), task="t-1")
+    ledger.connection.execute("UPDATE attempt SET operation = 'messages' WHERE number = 2")
+    hit(ledger, "kept", ago=timedelta(seconds=15), task="t-1")
+    stale = {"rung": "stale", "cache": "stale", "cause": "rate_limit", "avoided_nanousd": None}
+    hit(ledger, "stale", ago=timedelta(seconds=10), task="t-1", **stale)
+    primary(ledger, "plain", ago=timedelta(seconds=5), task="t-1")
+    page, complaints = browser_page
+    page.set_viewport_size({"width": width, "height": 800})
+    address = serve(ledger)
+    page.goto(address)
+    marks = ["fallback (overload)", "kept (exact), avoided $0.0042", "kept (stale, rate limit), at a cost not known"]
+    expect(page.locator("#feed .mark")).to_have_text(marks[::-1])
+    expect(page.locator("#feed tbody tr").nth(2).locator("td").last).to_have_text("$0.00")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.goto(f"{address}/#task=t-1")
+    expect(page.locator("#task-steps .mark")).to_have_text(marks)
+    expect(page.locator("#task-facts")).to_contain_text(
+        "$0.0054; 2 kept answers avoided $0.0042, which is in no sum (1 at a cost not known); 4 calls"
+    )
+    rows = page.locator("#task-steps tbody tr")
+    expect(rows.nth(0)).to_contain_text("attempt 1: chat_completions")
+    expect(rows.nth(1)).to_contain_text("attempt 2: messages")
+    assert page.evaluate("(t => t.scrollWidth <= t.clientWidth)(document.querySelector('#task .scroll'))")
     assert complaints == []
 
 

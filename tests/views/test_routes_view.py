@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from bursar.views.asking import BadQuestion
-from bursar.views.routes import RouteFigures, names_of_routes, routes
-from route_stories import GPT, LLAMA, candidate, decided, fallback, hit, primary
+from bursar.views.routes import RouteFigures, names_of_routes, routes, targets
+from route_stories import GPT, LLAMA, SONNET, candidate, decided, fallback, hit, primary
 from seeding import NOW, MemoryLedger
 
 
@@ -51,6 +51,26 @@ def test_the_figures_of_a_route_are_over_all_of_it(ledger: MemoryLedger) -> None
     assert (whole.cost_nanousd, whole.errors, whole.causes) == (2_460_030, 2, {"overload": 2})
     answer = routes(ledger).to_json()["routes"][0]
     assert [rung["share"] for rung in answer["rungs"]] == [0.1667, 0.5, 0.3333]
+
+
+def test_times_are_told_to_the_microsecond(ledger: MemoryLedger) -> None:
+    """What interpolating makes of them has no more figures than they have."""
+    for number, latency_ms in enumerate((0.1, 0.2, 2.7)):
+        primary(ledger, f"fine{number}", latency_ms=latency_ms, decision=decided("primary", "asked", route="fine"))
+    rung = routes(ledger, route="fine").to_json()["routes"][0]["rungs"][0]
+    assert (rung["p50_ms"], rung["p95_ms"]) == (0.2, 2.45)
+
+
+def test_what_its_rungs_ask_is_known_also_where_it_was_passed_over(ledger: MemoryLedger) -> None:
+    """Of the routes and calls that are asked about, and of no others."""
+    other = decided("primary", "asked", candidate("primary", ("x", "y"), "taken"), route="other")
+    primary(ledger, "other", team="care", decision=other)
+    assert targets(ledger, route="fast") == {GPT, SONNET, LLAMA}
+    assert targets(ledger) == {GPT, SONNET, LLAMA, ("x", "y")}
+    assert targets(ledger, where={"team": "care"}) == {("x", "y")}
+    assert targets(ledger, until=NOW - timedelta(days=1)) == frozenset()
+    with pytest.raises(BadQuestion, match="several of model"):
+        targets(ledger, where={"model": "x"})
 
 
 def test_times_are_those_of_answers(ledger: MemoryLedger) -> None:

@@ -16,6 +16,7 @@ from bursar.views.critical import Part, critical_path
 from bursar.views.findings import Finding
 from bursar.views.tasks import tasks, top_tasks
 from bursar.views.trace import Node, TaskTree, task
+from route_stories import GPT, LLAMA, candidate, decided, fallback
 from seeding import MemoryLedger, generate
 
 
@@ -433,6 +434,90 @@ def test_failures_that_were_billed_and_retries(ledger: MemoryLedger) -> None:
     assert (retry.amount_nanousd, retry.step_count) == (12, 2)
     assert "1 call of gpt-5-mini was tried again, 2 times in all" in retry.text
     assert "2,000 ms went by" in retry.text
+
+
+def test_a_call_that_went_on_elsewhere_was_not_tried_again(ledger: MemoryLedger) -> None:
+    """Where models differ both are named, as they were chosen and not as the answer names them; calls that went the same way
+    are one finding, and what stayed with one model is another."""
+    for number in (1, 2):
+        fallback(ledger, f"moved{number}", ago=_ago(number), task="t-1")
+    for number, (status, model) in enumerate((("error", "gpt-5-mini"), ("ok", "gpt-5-mini-2025-08-07")), 1):
+        decision = decided(
+            "primary", "asked", candidate("primary", GPT, "taken"), candidate("fallback", LLAMA, "passed")
+        )
+        row = {"model": model, "model_asked": "fast", "rung": "primary", "status": status, "cost_nanousd": 3}
+        ledger.attempt(task="t-1", call_id="again", number=number, decision=decision, **row)
+    assert sorted(finding.text for finding in _found(ledger, "retry")) == [
+        "1 call of gpt-5-mini-2025-08-07 was tried again, once: this is what the attempts before the last cost, and 0 ms went by.",
+        (
+            "2 calls went on from openai/gpt-5-mini to groq/llama-3.3-70b-versatile: "
+            "this is what the attempts before the last cost, and 300 ms went by."
+        ),
+    ]
+
+
+def test_a_kept_answer_is_no_try(ledger: MemoryLedger) -> None:
+    """It ends a call that two models failed without being a third, and one that a single model failed was not tried again."""
+    failed = {"task": "t-1", "status": "error", "cost_nanousd": 7}
+    kept = {
+        "task": "t-1",
+        "rung": "stale",
+        "cache": "stale",
+        "cost_nanousd": 0,
+        "avoided_nanousd": 4_000,
+        "model": "kept",
+    }
+    ledger.attempt(call_id="one", model="first", **failed)
+    ledger.attempt(call_id="one", number=2, **kept)
+    ledger.attempt(call_id="two", model="first", **failed)
+    ledger.attempt(call_id="two", number=2, model="second", provider="groq", **failed)
+    ledger.attempt(call_id="two", number=3, **{**kept, "avoided_nanousd": None})
+    (retry,) = _found(ledger, "retry")
+    assert (retry.amount_nanousd, retry.step_count) == (7, 1)
+    assert "1 call went on from openai/first to groq/second" in retry.text
+    tree = _tree(ledger, "t-1")
+    assert tree.root.total.cost_nanousd == 21
+    assert tree.kept.to_json() == {"answers": 2, "avoided_usd": "0.000004", "unknown_cost": 1}
+    ledger.attempt(
+        task="t-2", **{name: value for name, value in kept.items() if name not in ("task", "avoided_nanousd")}
+    )
+    assert _tree(ledger, "t-2").kept.to_json() == {"answers": 1, "avoided_usd": None, "unknown_cost": 1}
+
+
+def test_kept_results_of_tools_are_no_repetition(ledger: MemoryLedger) -> None:
+    """Neither one that was stored nor one that another call was waiting for."""
+    for cache in ("miss", "tool", "coalesced"):
+        row = {"kind": "tool", "model": "search", "labels": {"args": "d"}, "cost_nanousd": 5, "cache": cache}
+        ledger.attempt(task="t-1", **row)
+    assert _found(ledger, "repeated_tool") == []
+
+
+@pytest.mark.parametrize("hedge", [("hedge", "hedge"), ("hedge", "probe")])
+def test_a_hedge_costs_what_did_not_answer(ledger: MemoryLedger, hedge: tuple[str, str]) -> None:
+    """The attempt beside it may answer although it was made before: then the hedge is what was paid for nothing."""
+    why, verdict = hedge
+    first, second = candidate("primary", GPT, "taken"), candidate("fallback", LLAMA, verdict)
+    decisions = decided("primary", "asked", first), decided("fallback", why, {**first, "verdict": "running"}, second)
+    ledger.attempt(task="t-1", call_id="c", cost_nanousd=50, decision=decisions[0])
+    row = {"status": "cancelled", "cost_nanousd": 8, "provider": LLAMA[0], "model": LLAMA[1]}
+    ledger.attempt(task="t-1", call_id="c", number=2, decision=decisions[1], **row)
+    (retry,) = _found(ledger, "retry")
+    assert (retry.amount_nanousd, [step.attempt_id for step in retry.steps]) == (8, ["a2"])
+    assert retry.text == (
+        "1 call that took long was asked of openai/gpt-5-mini and groq/llama-3.3-70b-versatile, a hedge: "
+        "this is what the other attempts cost."
+    )
+
+
+@pytest.mark.parametrize(
+    "decision", ["", "no JSON", "[]", '"x"', '{"candidates": "x"}', '{"candidates": [1, null, {"verdict": 3}]}']
+)
+def test_decisions_that_are_not_as_expected_harm_nothing(ledger: MemoryLedger, decision: str) -> None:
+    """They came from another process: then what was asked for is what an attempt was for."""
+    ledger.attempt(task="t-1", call_id="c", status="error", decision=decision)
+    ledger.attempt(task="t-1", call_id="c", number=2, decision=decision, model="gpt-5-mini-x", model_asked="gpt-5-mini")
+    (retry,) = _found(ledger, "retry")
+    assert "1 call of gpt-5-mini-x was tried again, once" in retry.text
 
 
 def test_findings_are_never_part_of_the_sums(ledger: MemoryLedger) -> None:

@@ -3,7 +3,7 @@
 Rule 1: a line is a task, a span, or a call; a call that took several attempts has a line for each below it. A span around
         one call and nothing else shares its line.
 Rule 2: a bar begins and ends where its line does on the task's time; whatever is shorter than a character has one.
-Rule 3: amounts of findings are printed apart from what was spent, never in its columns.
+Rule 3: amounts of findings, and what kept answers avoided, are printed apart from what was spent, never in its columns.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def print_trace(console: Console, tree: TaskTree, zone: tzinfo, limit: int) -> N
     for note in tree.notes:
         console.print(f"{clean(note[:1].upper() + note[1:])}.", style="yellow")
     _print_unpriced(console, tree)
+    _print_kept(console, tree)
     _print_path(console, tree)
     _print_findings(console, tree)
 
@@ -125,7 +126,7 @@ def _lines(node: Node, tree: TaskTree, depth: int) -> Iterator[_Row]:
     items += [(child.first_us, 1, child) for child in node.children]
     for _, _, item in sorted(items, key=lambda entry: entry[:2]):
         if isinstance(item, list):
-            yield from _call_lines(item, tree, depth, _operation(item[-1]))
+            yield from _call_lines(item, tree, depth)
         elif item.kind in ("model", "tool") and not item.children and len({step.call_id for step in item.steps}) == 1:
             yield from _call_lines(list(item.steps), tree, depth, item.name)
         elif item.kind in ("model", "tool"):
@@ -139,11 +140,12 @@ def _lines(node: Node, tree: TaskTree, depth: int) -> Iterator[_Row]:
             yield from _lines(item, tree, depth + 1)
 
 
-def _call_lines(call: list[Step], tree: TaskTree, depth: int, name: str) -> Iterator[_Row]:
+def _call_lines(call: list[Step], tree: TaskTree, depth: int, name: str = "") -> Iterator[_Row]:
+    """Its attempts by the name of the span around them, or else each by what was asked for in it."""
     for step in call:
         number = f"attempt {step.number}: " if len(call) > 1 else ""
         bar = _bar_of(tree.critical.get(step.sequence, 0))
-        yield _Row(depth, step, number + name, bar, is_part=step.number > 1)
+        yield _Row(depth, step, number + (name or _operation(step)), bar, is_part=step.number > 1)
 
 
 def _bar_of(critical_us: int) -> str:
@@ -159,12 +161,16 @@ def _print_lines(console: Console, tree: TaskTree, rows: Sequence[_Row]) -> None
     root = tree.root
     width = max(12, min(36, console.width // 6))
     ascii_only = console.options.ascii_only
+    marks = [_mark(row.item) if isinstance(row.item, Step) else "" for row in rows]
+    avoided = [_avoided(row.item) for row in rows]
     columns = [
         Column("Start", spare=5),
         Column("Step", "text", width_min=24),
         Column("When", "bar", spare=3),
         Column("Model", "text", width_min=10, spare=0),
         Column("Result", "text", spare=8),
+        *([Column("Rung", "text", spare=1, width_min=20)] if any(marks) else []),
+        *([Column("Avoided", spare=6)] if any(avoided) else []),
         Column("Input", spare=6),
         Column("Output", spare=7),
         Column("Took", spare=2),
@@ -173,7 +179,7 @@ def _print_lines(console: Console, tree: TaskTree, rows: Sequence[_Row]) -> None
     ]
     costs = output.aligned([_cost(row.item) for row in rows])
     lines: list[Line] = []
-    for row, cost in zip(rows, costs, strict=True):
+    for row, cost, mark, saved in zip(rows, costs, marks, output.aligned(avoided), strict=True):
         item = row.item
         started_us = item.first_us if isinstance(item, Node) else item.started_us
         ended_us = item.ended_us if isinstance(item, Node) else started_us + int((item.latency_ms or 0) * 1000)
@@ -188,6 +194,8 @@ def _print_lines(console: Console, tree: TaskTree, rows: Sequence[_Row]) -> None
             _bar(begin, ended_us - root.first_us, length, width, (_ASCII_BARS if ascii_only else _BARS)[row.bar]),
             "" if isinstance(item, Node) or item.kind == "tool" else clean(item.model),
             clean(_result(item)),
+            *([clean(mark)] if any(marks) else []),
+            *([saved] if any(avoided) else []),
             "" if is_tool else compact(usage.input_tokens),
             "" if is_tool else compact(usage.output_tokens),
             _took(started_us, ended_us) if isinstance(item, Node) else output.duration(item.latency_ms),
@@ -216,6 +224,22 @@ def _result(item: Node | Step) -> str:
     elif item.all_errors:
         parts.append(output.plural(item.all_errors, "error"))
     return ", ".join(parts)
+
+
+def _mark(step: Step) -> str:
+    """What a route or a cache made of it: nothing to say of its first rung."""
+    why = [step.cause.replace("_", " ")] if step.cause else []
+    if step.is_kept:
+        return f"kept ({', '.join([step.cache, *why])})"
+    if step.rung in ("", "primary"):
+        return ""
+    return step.rung + (f" ({why[0]})" if why else "")
+
+
+def _avoided(item: Step | Node) -> str:
+    if isinstance(item, Node) or not item.is_kept:
+        return ""
+    return "not known" if item.avoided_nanousd is None else money(item.avoided_nanousd)
 
 
 def _bar(begin: int, end: int, whole: int, width: int, mark: str) -> str:
@@ -249,6 +273,16 @@ def _print_unpriced(console: Console, tree: TaskTree) -> None:
                 reasons[reason] = reasons.get(reason, 0) + 1
     top = sorted(reasons.items(), key=lambda pair: -pair[1])[:5]
     output.print_notes(console, tree.root.total.unpriced_calls, tree.root.total.estimated_calls, top, 0)
+
+
+def _print_kept(console: Console, tree: TaskTree) -> None:
+    kept = tree.kept
+    if not kept.answers:
+        return
+    known = "" if kept.unknown == kept.answers else f" avoided {money(kept.avoided_nanousd)}, which is in no sum"
+    unknown = f" of {kept.unknown:,} it is not known what it avoided" if kept.unknown else ""
+    text = ";".join(part for part in (known, unknown) if part)
+    console.print(f"{output.plural(kept.answers, 'kept answer')}{text}.", style="dim")
 
 
 def _print_path(console: Console, tree: TaskTree) -> None:

@@ -12,15 +12,22 @@ from .measures import cost_text, time_text
 if TYPE_CHECKING:
     from bursar.engine.ports import Queries  # a report must not pay for loading the engine
 
-__all__ = ["FEED_MAX", "Feed", "Step", "feed"]
+__all__ = ["FEED_MAX", "NOT_KEPT", "Feed", "Step", "feed"]
 
 FEED_MAX: Final = 500
 """The most attempts one answer holds."""
 
+NOT_KEPT: Final = ("", "miss")
+"""What the column ``cache`` says of an attempt that a provider, or a tool, was asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One attempt, without its wide columns. None is "not known"."""
+    """One attempt, without its wide columns. None is "not known".
+
+    ``rung`` is "" where no route was asked for, ``cause`` why it is not on the first one. ``cache`` is the tier that answered,
+    miss, or "" where it was not asked; ``avoided_nanousd`` what a kept answer would have cost, which is part of no spend.
+    """
 
     sequence: int
     attempt_id: str
@@ -53,6 +60,15 @@ class Step:
     error: str
     finish: str
     tools: tuple[str, ...]
+    rung: str
+    cache: str
+    cause: str
+    avoided_nanousd: int | None
+
+    @property
+    def is_kept(self) -> bool:
+        """A kept answer: nobody was asked."""
+        return self.cache not in NOT_KEPT
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Step:
@@ -60,11 +76,14 @@ class Step:
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """Every field by name, the time as ``started_at`` and the cost as ``cost_usd``."""
+        """Every field by name, the time as ``started_at``, amounts as ``cost_usd`` and ``avoided_usd``."""
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
         started_at = time_text(values.pop("started_us"))
-        cost_usd = cost_text(values.pop("cost_nanousd"))
-        return {**values, "tools": list(self.tools), "started_at": started_at, "cost_usd": cost_usd}
+        amounts = {
+            "cost_usd": cost_text(values.pop("cost_nanousd")),
+            "avoided_usd": cost_text(values.pop("avoided_nanousd")),
+        }
+        return {**values, "tools": list(self.tools), "started_at": started_at, **amounts}
 
 
 @dataclass(frozen=True, slots=True)

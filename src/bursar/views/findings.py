@@ -16,7 +16,8 @@ Rule 5: cache misses. A call could have read from a cache as much as it shares w
         that states one; not known where none does. It is the most that a cache could have saved.
 Rule 6: repeated tools. What the calls of one tool with the same arguments cost beyond the first. Of a tool whose calls
         nobody recorded, as behind a gateway, what the model calls cost that asked for it again.
-Rule 7: retries. What the attempts cost that were not the last of their call.
+Rule 7: retries. What the attempts cost that did not answer their call: all but the one that did, or the last. A kept answer
+        is no attempt at anything.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import pairwise
-from typing import Any, Final, Literal, TypeAlias
+from itertools import groupby, pairwise
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from bursar.core.money import Rate
 
+from .feed import NOT_KEPT
 from .measures import cost_text
 from .spans import Span
 
 __all__ = ["Brief", "Finding", "FindingStep", "findings"]
 
+T = TypeVar("T")
 Kind: TypeAlias = Literal["context_growth", "cache_miss", "repeated_tool", "failed_billed", "retry"]
 
 _CACHED_MIN: Final = 1_024
@@ -47,7 +50,8 @@ _ASKED_MIN: Final = 3
 class Brief:
     """One attempt, with what findings and the critical path look at.
 
-    ``arguments`` is a digest of a tool call's, ``tools`` are those that a model asked for.
+    ``arguments`` is a digest of a tool call's, ``tools`` are those that a model asked for. The target is what it was for:
+    ``model`` is as the answer names it. A hedge was made beside another attempt, not after it.
     """
 
     sequence: int
@@ -76,7 +80,19 @@ class Brief:
     cost_cache_read_nanousd: int | None
     cost_cache_write_nanousd: int | None
     cache_read_rate: str | None
-    cache: str = ""
+    cache: str
+    avoided_nanousd: int | None
+    target_provider: str
+    target_model: str
+    is_hedge: bool
+
+    @property
+    def is_kept(self) -> bool:
+        return self.cache not in NOT_KEPT
+
+    @property
+    def target(self) -> str:
+        return self.tool or f"{self.target_provider}/{self.target_model}"
 
     @property
     def ended_us(self) -> int:
@@ -190,10 +206,10 @@ def _common(names: Iterable[str]) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def _groups(briefs: Iterable[Brief], key: Callable[[Brief], object]) -> Iterator[list[Brief]]:
-    grouped: dict[object, list[Brief]] = {}
-    for brief in briefs:
-        grouped.setdefault(key(brief), []).append(brief)
+def _groups(items: Iterable[T], key: Callable[[T], object]) -> Iterator[list[T]]:
+    grouped: dict[object, list[T]] = {}
+    for item in items:
+        grouped.setdefault(key(item), []).append(item)
     yield from grouped.values()
 
 
@@ -304,9 +320,8 @@ def _dearer(brief: Brief, missed: int, rate_usd: str | None) -> int | None:
 
 
 def _repeats(briefs: Iterable[Brief], free_tools: Iterable[Span]) -> Iterator[Finding]:
-    paid = [
-        brief for brief in briefs if brief.kind == "tool" and brief.number == 1 and brief.cache != "tool"
-    ]  # what was kept was not called again
+    # What was kept was not called again.
+    paid = [brief for brief in briefs if brief.kind == "tool" and brief.number == 1 and not brief.is_kept]
     free: dict[str, list[FindingStep]] = {}
     for span in free_tools:
         free.setdefault(span.tool or span.name, []).append(
@@ -348,20 +363,38 @@ def _repeated(tool: str, group: Sequence[Brief], steps: Sequence[FindingStep], *
 
 
 def _retries(briefs: Iterable[Brief]) -> Iterator[Finding]:
-    again = [sorted(call, key=lambda b: b.number) for call in _groups(briefs, lambda b: b.call_id) if len(call) > 1]
-    by_model: dict[str, list[list[Brief]]] = {}
-    for call in again:
-        by_model.setdefault(call[-1].tool or call[-1].model, []).append(call)
-    for name, calls in by_model.items():
-        earlier = sorted((brief for call in calls for brief in call[:-1]), key=lambda brief: brief.started_us)
-        lost_ms = sum(max(0, call[-1].started_us - call[0].started_us) for call in calls) // 1000
-        times = "once" if len(earlier) == 1 else f"{len(earlier):,} times in all"
-        text = (
-            f"{_times(len(calls), 'call')} of {name} {_WAS[len(calls) > 1]} tried again, {times}: "
-            f"this is what the attempts before the last cost, and {lost_ms:,} ms went by."
-        )
-        steps = [_step(brief, brief.cost_nanousd) for brief in earlier]
-        yield _finding("retry", earlier, steps, text, estimated=False, tool=calls[0][-1].tool)
+    tried = (brief for brief in briefs if not brief.is_kept)
+    again = [sorted(call, key=lambda b: b.number) for call in _groups(tried, lambda b: b.call_id) if len(call) > 1]
+    for calls in _groups(again, lambda call: (any(brief.is_hedge for brief in call), *_way(call))):
+        lost = sorted((brief for call in calls for brief in _lost(call)), key=lambda brief: brief.started_us)
+        steps = [_step(brief, brief.cost_nanousd) for brief in lost]
+        yield _finding("retry", lost, steps, _tried(calls, len(lost)), estimated=False, tool=calls[0][-1].tool)
+
+
+def _lost(call: Sequence[Brief]) -> list[Brief]:
+    """The attempts of a call that did not answer it; of those that all failed, all but the last."""
+    by = next((brief for brief in reversed(call) if brief.status == "ok"), call[-1])
+    return [brief for brief in call if brief is not by]
+
+
+def _way(call: Sequence[Brief]) -> list[str]:
+    """What a call was tried at, one after the other: a name alone where it stayed there."""
+    way = [target for target, _ in groupby(brief.target for brief in call)]
+    return way if len(way) > 1 else [call[-1].tool or call[-1].model]
+
+
+def _tried(calls: Sequence[Sequence[Brief]], lost: int) -> str:
+    way = _way(calls[0])
+    count = _times(len(calls), "call")
+    cost = "this is what the attempts before the last cost"
+    if any(brief.is_hedge for brief in calls[0]):
+        asked = " and ".join(way) if len(way) > 1 else f"{way[0]} twice"
+        return f"{count} that took long {_WAS[len(calls) > 1]} asked of {asked}, a hedge: this is what the other attempts cost."
+    lost_ms = sum(max(0, call[-1].started_us - call[0].started_us) for call in calls) // 1000
+    if len(way) > 1:
+        return f"{count} went on from {' to '.join(way)}: {cost}, and {lost_ms:,} ms went by."
+    times = "once" if lost == 1 else f"{lost:,} times in all"
+    return f"{count} of {way[0]} {_WAS[len(calls) > 1]} tried again, {times}: {cost}, and {lost_ms:,} ms went by."
 
 
 # --- what came to nothing ----------------------------------------------------------------------------------------

@@ -14,17 +14,18 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from ._sql import statement
-from .asking import BadQuestion, make_filter
+from .asking import BadQuestion, Filter, make_filter
 from .measures import cost_text
 from .spend import ROWS_MAX
 
 if TYPE_CHECKING:
     from bursar.engine.ports import Queries  # a report must not pay for loading the engine
 
-__all__ = ["Figures", "RouteFigures", "RouteReport", "RungFigures", "names_of_routes", "routes"]
+__all__ = ["Figures", "RouteFigures", "RouteReport", "RungFigures", "names_of_routes", "routes", "targets"]
 
 _OF_ATTEMPTS: Final = ("model", "provider", "status", "kind")
 _ROUTES_MAX: Final = 1_000
+_TARGETS_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,9 @@ class Figures:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Figures:
         pairs = sorted(zip(row["causes"], row["cause_calls"], strict=True), key=lambda pair: (-pair[1], pair[0]))
-        values = {name: row[name] for name in cls.__slots__ if name != "causes"}
+        values: dict[str, Any] = {name: row[name] for name in cls.__slots__ if name != "causes"}
+        for name in ("p50_ms", "p95_ms"):  # interpolated: the digits past a microsecond tell nothing
+            values[name] = None if row[name] is None else round(row[name], 3)
         return cls(**values, causes=dict(pairs))
 
     def to_json(self) -> dict[str, Any]:
@@ -134,11 +137,7 @@ def routes(
 
     At most ``limit`` rungs, those with most calls. Raises BadQuestion, also for columns that differ within a call.
     """
-    where = where or {}
-    for name in where:
-        if name in _OF_ATTEMPTS:
-            raise BadQuestion("where", f"a call on a route may have several of {name}; filter by who it is for")
-    matching = make_filter(since, until, where)
+    matching = _matching(since, until, where or {})
     sql = statement("routes", "routes", condition=matching.condition)
     most = max(1, min(limit, ROWS_MAX))
     rows = queries.rows(sql, {**matching.parameters, "route": route, "limit": _ROUTES_MAX + most})
@@ -159,6 +158,28 @@ def routes(
     )
     (old,) = queries.rows(statement("routes", "rolled_up", condition=matching.condition), matching.parameters)
     return RouteReport(found, rows[0]["rung_count"] if rows else 0, old["attempts"])
+
+
+def targets(
+    queries: Queries,
+    *,
+    route: str = "",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    where: Mapping[str, str] | None = None,
+) -> frozenset[tuple[str, str]]:
+    """Provider and model of what the rungs of the same routes ask, also where they were passed over. Raises BadQuestion."""
+    matching = _matching(since, until, where or {})
+    sql = statement("routes", "targets", condition=matching.condition)
+    rows = queries.rows(sql, {**matching.parameters, "route": route, "limit": _TARGETS_MAX})
+    return frozenset((row["provider"], row["model"]) for row in rows)
+
+
+def _matching(since: datetime | None, until: datetime | None, where: Mapping[str, str]) -> Filter:
+    for name in where:
+        if name in _OF_ATTEMPTS:
+            raise BadQuestion("where", f"a call on a route may have several of {name}; filter by who it is for")
+    return make_filter(since, until, where)
 
 
 def names_of_routes(queries: Queries) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ Rule 1: the tree is of tasks, of the spans in them, and of the attempts in those
 Rule 2: a task's ``own`` is what its own attempts cost, in whatever span; a span's is what was asked in it directly.
         ``total`` adds everything below. A task's first span, when it is the only one, is the task itself.
 Rule 3: links between tasks, and between spans, are what callers said. A circle is cut where it closes, and told.
-Rule 4: what a limit leaves out is counted; figures are always over everything. Findings and the critical path look at
-        ``ATTEMPTS_MAX`` attempts, the first ones, and at ``SPANS_MAX`` spans.
+Rule 4: what a limit leaves out is counted; figures are always over everything. Findings, the critical path and what is said
+        of kept answers look at ``ATTEMPTS_MAX`` attempts, the first ones, and at ``SPANS_MAX`` spans.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ATTEMPTS_MAX",
     "SPANS_MAX",
+    "Kept",
     "Node",
     "NoTask",
     "Outcome",
@@ -57,6 +58,25 @@ class Outcome:
     value_nanousd: int | None
     note: str
     at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The kept answers of a task: what they avoided is part of no spend. ``unknown`` counts those of which it is not known."""
+
+    answers: int
+    avoided_nanousd: int
+    unknown: int
+
+    @classmethod
+    def of(cls, briefs: Sequence[Brief]) -> Kept:
+        kept = [brief.avoided_nanousd for brief in briefs if brief.is_kept]
+        known = [amount for amount in kept if amount is not None]
+        return cls(len(kept), sum(known), len(kept) - len(known))
+
+    def to_json(self) -> dict[str, Any]:
+        avoided_usd = cost_text(self.avoided_nanousd if self.unknown < self.answers or not self.answers else None)
+        return {"answers": self.answers, "avoided_usd": avoided_usd, "unknown_cost": self.unknown}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +144,7 @@ class TaskTree:
     path_left_out: int
     path_us: Mapping[str, int]
     critical: Mapping[int, int]
+    kept: Kept
     findings: tuple[Finding, ...]
     findings_left_out: int
     steps_left_out: int
@@ -160,6 +181,7 @@ class TaskTree:
                 ],
                 "steps_left_out": self.path_left_out,
             },
+            "kept": self.kept.to_json(),
             "findings": [finding.to_json(root.first_us) for finding in self.findings],
             "findings_left_out": self.findings_left_out,
             "steps_left_out": self.steps_left_out,
@@ -294,6 +316,7 @@ def _tree(facts: _Facts) -> TaskTree:
         path_left_out=len(stretches) - len(longest),
         path_us=by_kind,
         critical=in_attempt,
+        kept=Kept.of(facts.briefs),
         findings=tuple(found[:_FINDINGS_MAX]),
         findings_left_out=max(0, len(found) - _FINDINGS_MAX),
         steps_left_out=max(0, top.total.attempts - len(facts.steps)),

@@ -65,9 +65,14 @@ class CallAttempt:
     def why(self) -> str:
         return _text(self.decision, "why")
 
+    @property
+    def verdict(self) -> str:
+        """That of the candidate it is, "" where none was stored."""
+        taken = _taken(self.decision)
+        return "" if taken is None else _text(taken[1], "verdict")
+
     def to_json(self) -> dict[str, Any]:
-        more = {"rung": self.rung, "cache": self.cache, "cause": self.cause, "decision": self.decision}
-        return {**self.step.to_json(), **more, "avoided_usd": cost_text(self.avoided_nanousd)}
+        return {**self.step.to_json(), "decision": self.decision}
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,9 +358,8 @@ def _ended(candidate: Candidate, made: Sequence[CallAttempt], by: CallAttempt) -
         return replace(candidate, verdict="not tried") if is_void else candidate
     last = made[-1]
     verdict, reason = candidate.verdict, candidate.why
-    taken = _taken(by.decision) if by in made and by.is_answer else None
-    if taken is not None:
-        verdict, reason = _text(taken[1], "verdict") or "taken", ""
+    if by in made and by.is_answer:
+        verdict, reason = by.verdict or "taken", ""
     elif verdict != "failed" and last.step.status != "ended":
         # It was under way, or still to come, when the last decision was made.
         verdict, reason = "failed", last.step.status

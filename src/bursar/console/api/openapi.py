@@ -36,6 +36,7 @@ _COST: Final[Schema] = {
     "pattern": r"^-?\d+(\.\d{1,9})?$",
     "description": "Exact decimal USD of the priced part; null when nothing is priced.",
 }
+_AVOIDED: Final[Schema] = {**_COST, "description": "What the cached answer would have cost. Part of no spend."}
 _VALUE: Final[Schema] = {**_COST, "description": "Exact decimal USD that the outcome was worth; null: not said."}
 _SHARE: Final[Schema] = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
 _AMOUNT: Final[Schema] = {
@@ -78,11 +79,17 @@ _STEP: Final[dict[str, Schema]] = {
     "first_token_ms": _NUMBER_OR_NULL,
     "http_status": _COUNT_OR_NULL,
     "tools": {"type": "array", "items": _TEXT},
+    "rung": {
+        **_TEXT,
+        "description": "Of its route: primary, fallback, a name, cached, stale; empty: no route was asked for.",
+    },
+    "cache": {**_TEXT, "description": "The tier that answered, miss, or empty: it was not asked."},
+    "cause": {**_TEXT, "description": "Why it is not on the first rung."},
+    "avoided_usd": _AVOIDED,
 }
 
 
 _EXPECTED: Final[Schema] = {**_COST, "description": "Exact decimal USD as it was expected; null: not known."}
-_AVOIDED: Final[Schema] = {**_COST, "description": "What the cached answer would have cost. Part of no spend."}
 _TAKEN: Final = ("taken", "probe", "panic", "hedge")
 _ROUTE: Final[dict[str, Schema]] = {
     "calls": {**_COUNT, "description": "Calls that ended here: at their answer, else at their last attempt."},
@@ -246,6 +253,7 @@ _SCHEMAS: Final[dict[str, Schema]] = {
                     **dict.fromkeys(("tasks", "spans"), _COUNT),
                     **dict.fromkeys(("circles", "notes"), _list(_TEXT)),
                     "critical_path": _ref("CriticalPath"),
+                    "kept": _object({"answers": _COUNT, "avoided_usd": _AVOIDED, "unknown_cost": _COUNT}),
                     "findings": _list(_ref("Finding")),
                     **dict.fromkeys(("findings_left_out", "steps_left_out", "spans_left_out"), _COUNT),
                     "attempts_not_looked_at": {
@@ -260,9 +268,7 @@ _SCHEMAS: Final[dict[str, Schema]] = {
     "CallAttempt": _object(
         {
             **_STEP,
-            **dict.fromkeys(("rung", "cache", "cause"), _TEXT),
             "decision": {"type": "object", "description": "As it was stored before the attempt left."},
-            "avoided_usd": _AVOIDED,
         }
     ),
     "Candidate": _object(

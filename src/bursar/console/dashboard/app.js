@@ -1,7 +1,7 @@
 // The console's page. It asks the API and shows the answer; it computes no money but for its digits.
 import { showApprovals, showBudgets } from "./budgets.js";
 import {
-  ask, compact, cost, costCell, duration, fail, fill, id, live, make, money, nano, percent, plural, POLL_MS, ratio, state, svg,
+  ask, compact, cost, costCell, duration, fail, fill, id, live, make, mark, money, nano, percent, plural, POLL_MS, ratio, state, svg,
   tokens, when,
 } from "./parts.js";
 import { taskLink } from "./task.js";
@@ -204,6 +204,7 @@ function feedRow(row, isNew) {
     { class: isNew ? "new" : "" },
     make("td", { class: "quiet", title: row.started_at }, when(row.started_at)),
     make("td", { class: "wide" }, row.model || row.model_asked || row.operation,
+      mark(row),
       failed ? make("span", { class: "small bad" }, result) : "",
       row.cost_usd === null ? make("span", { class: "small warn" }, row.unpriced_reason || "") : ""),
     make("td", { class: "wide optional" }, row.agent),

@@ -58,6 +58,18 @@ export function ratio(part, whole) {
   return part === null || whole === null || nano(whole) <= 0n ? 0 : Number(nano(part)) / Number(nano(whole));
 }
 
+// What a route or a cache made of an attempt: nothing to say of its first rung. What was avoided is no spend.
+export function mark(step) {
+  const why = step.cause.replaceAll("_", " ");
+  const kept = !["", "miss"].includes(step.cache);
+  if (kept) {
+    const avoided = step.avoided_usd === null ? "at a cost not known" : `avoided ${money(step.avoided_usd)}`;
+    return make("span", { class: "mark" }, `kept (${step.cache}${why && `, ${why}`}), ${avoided}`);
+  }
+  if (["", "primary"].includes(step.rung)) return "";
+  return make("span", { class: "mark left" }, step.rung + (why && ` (${why})`));
+}
+
 export function compact(count) {
   if (count === null) return "?";
   if (count < 10000) return count.toLocaleString("en-US");

@@ -1,5 +1,5 @@
 // One task: when what happened in it, what it waited for, and where the money went.
-import { ask, compact, cost, costCell, duration, fill, id, make, money, percent, plural, tokens, when } from "./parts.js";
+import { ask, compact, cost, costCell, duration, fill, id, make, mark, money, percent, plural, tokens, when } from "./parts.js";
 
 const ROWS = 1000;
 const FINDINGS = 8;
@@ -27,9 +27,10 @@ function bar(offset, length, whole, kind) {
   return track;
 }
 
-function row(whole, depth, { name, details, notes, offset, length, kind, style, figures, share, input, output }) {
+function row(whole, depth, { name, details, badge, notes, offset, length, kind, style, figures, share, input, output }) {
   const cell = make("td", { class: "name" }, name,
     details ? make("span", { class: "small" }, details) : "",
+    badge || "",
     ...notes.filter(([text]) => text).map(([text, tone]) => make("span", { class: `small ${tone}` }, text)));
   cell.style.paddingLeft = `${Math.min(depth, 12) * 14}px`;
   const title = `from +${duration(offset)} for ${duration(length)}`;
@@ -50,8 +51,9 @@ function row(whole, depth, { name, details, notes, offset, length, kind, style, 
 function attemptRow(whole, depth, step, name, number) {
   const tool = step.kind === "tool";
   return row(whole, depth, {
-    name: number ? `attempt ${step.number}: ${name}` : name,
+    name: (number ? `attempt ${step.number}: ` : "") + (name || (tool && step.model) || step.operation),
     details: [tool ? "tool" : step.model, step.tools.length ? `tools: ${step.tools.join(", ")}` : ""].filter(Boolean).join("; "),
+    badge: mark(step),
     notes: [
       [step.status === "ok" ? "" : `${step.status} ${step.error}`, "bad"],
       [step.cost_usd === null ? step.unpriced_reason || "" : "", "warn"],
@@ -99,6 +101,7 @@ function callsOf(node) {
   return [...calls.values()];
 }
 
+// Its attempts by the name of the span around them, or else each by what was asked for in it.
 function callRows(whole, depth, call, name, rows) {
   for (const step of call) {
     if (rows.length < ROWS) rows.push(attemptRow(whole, depth, step, name, call.length > 1));
@@ -113,8 +116,7 @@ function treeRows(whole, depth, node, rows) {
   ].sort((one, other) => one.at - other.at || one.order - other.order);
   for (const { call, child } of items) {
     if (call) {
-      const last = call[call.length - 1];
-      callRows(whole, depth, call, last.kind === "tool" ? last.model || last.operation : last.operation, rows);
+      callRows(whole, depth, call, "", rows);
       continue;
     }
     const calls = callsOf(child);
@@ -180,9 +182,16 @@ function outcomeText(tree) {
   return `outcome ${outcome}${note ? ` (${note})` : ""}${value === null ? "" : `, worth ${money(value)}`}`;
 }
 
+function keptText({ answers, avoided_usd: avoided, unknown_cost: unknown }) {
+  if (!answers) return "";
+  const known = avoided === null ? "" : ` avoided ${money(avoided)}, which is in no sum`;
+  return plural(answers, "kept answer") + known + (unknown ? ` (${unknown.toLocaleString("en-US")} at a cost not known)` : "");
+}
+
 function showTree(tree) {
   const facts = [
     cost(tree.total) + (tree.tasks > 1 ? ` with ${plural(tree.tasks - 1, "sub-task")}, ${cost(tree.own)} itself` : ""),
+    keptText(tree.kept),
     outcomeText(tree),
     plural(tree.total.calls, "call"), `${compact(tokens(tree.total))} tokens`,
     `from ${when(tree.first_at)} for ${duration(tree.duration_ms)}`,

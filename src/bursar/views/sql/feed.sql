@@ -30,7 +30,11 @@ status,
 http_status,
 error,
 finish,
-tools
+tools,
+rung,
+cache,
+cause,
+avoided_nanousd
 
 -- name: feed
 -- The newest attempts past a sequence, newest first.

@@ -47,6 +47,23 @@ LIMIT $limit
 SELECT CAST(coalesce((SELECT sum(attempts) FROM spend WHERE rung <> '' AND kind = 'model' AND {condition}), 0)
             - (SELECT count(*) FROM attempt WHERE rung <> '' AND kind = 'model' AND {condition}) AS BIGINT) AS attempts
 
+-- name: targets
+-- What the rungs of routes ask, also those that were only passed over: what the decisions of their attempts look at.
+WITH known AS (
+    SELECT from_json(decision, '{{"route": "VARCHAR", "candidates": [{{"provider": "VARCHAR", "model": "VARCHAR"}}]}}') AS said
+    FROM attempt
+    WHERE rung <> '' AND {condition}
+)
+SELECT DISTINCT each.candidate.provider AS provider, each.candidate.model AS model
+FROM (
+    SELECT unnest(said.candidates) AS candidate
+    FROM known
+    WHERE said.route <> '' AND ($route = '' OR said.route = $route)
+) AS each
+WHERE provider <> ''
+ORDER BY provider, model
+LIMIT $limit
+
 -- name: names
 -- The routes that attempts name.
 SELECT DISTINCT json_extract_string(decision, '$.route') AS route

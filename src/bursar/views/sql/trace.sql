@@ -59,14 +59,29 @@ FROM placed
 GROUP BY of_task, in_trace, in_span
 
 -- name: briefs
--- The attempts of some tasks with what findings and the critical path look at, in the order they started.
-WITH {spans_of}, {placed}
+-- The attempts of some tasks with what findings and the critical path look at, in the order they started. What an attempt of
+-- several was for is in its decision; without one it is what was asked for.
+WITH {spans_of}, {placed},
+told AS (
+    SELECT *, CASE WHEN count(*) OVER (PARTITION BY call_id) > 1 AND json_valid(decision)
+                   THEN from_json(decision, '{{"why": "VARCHAR", "candidates": [{{"provider": "VARCHAR", "model": "VARCHAR",
+                                               "verdict": "VARCHAR"}}]}}') END AS said
+    FROM placed
+),
+aimed AS (
+    SELECT *, coalesce(list_position([each.verdict IN ('taken', 'probe', 'panic', 'hedge') FOR each IN said.candidates], TRUE),
+                       CASE WHEN len(said.candidates) = 1 THEN 1 END) AS place
+    FROM told
+)
 SELECT sequence, attempt_id, call_id, number, epoch_us(started_at) AS started_us, latency_ms, kind, provider, model,
        operation, agent, task, in_trace, in_span, tool, coalesce(labels['args'], '') AS arguments, tools, status,
        input_tokens, cache_read_tokens, cache_write_tokens, cost_nanousd, cost_input_nanousd, cost_cache_read_nanousd,
        cost_cache_write_nanousd,
-       [line.rate_usd for line in lines if line.unit = 'cache_read_tokens'][1] AS cache_read_rate, cache
-FROM placed
+       [line.rate_usd for line in lines if line.unit = 'cache_read_tokens'][1] AS cache_read_rate, cache,
+       avoided_nanousd, coalesce(said.candidates[place].provider, provider) AS target_provider,
+       coalesce(said.candidates[place].model, nullif(model_asked, ''), model) AS target_model,
+       coalesce(said.why = 'hedge' OR said.candidates[place].verdict = 'hedge', FALSE) AS is_hedge
+FROM aimed
 ORDER BY started_at, sequence
 LIMIT $limit
 

@@ -13,7 +13,7 @@ SELECT call_id FROM attempt ORDER BY sequence DESC LIMIT 1
 
 -- name: attempts
 -- The attempts of one call in the order they left, each with the sums over all of them.
-SELECT {step_columns}, org, team, project, key, stream, trace_id, rung, cache, cause, decision, avoided_nanousd,
+SELECT {step_columns}, org, team, project, key, stream, trace_id, decision,
        count(*) OVER () AS attempt_count,
        CAST(sum(cost_nanousd) OVER () AS BIGINT) AS sum_nanousd,
        count(*) FILTER (cost_nanousd IS NULL) OVER () AS unpriced_count,
