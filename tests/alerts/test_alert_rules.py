@@ -256,9 +256,13 @@ def test_fallbacks_are_told_as_a_count_or_a_share() -> None:
     tallies.add("fallback", "openai", NOON_US, 5)
     found = evaluate(rules, Facts(**_counts(tallies, NOON_US, *rules)), NOON_US)
     assert [c.annotation("summary") for c in found] == [
-        "5 attempts at openai served by a fallback in 1 minute",
-        "12.5 % of attempts at openai served by a fallback in 1 minute",
+        "5 calls meant for openai served by a fallback in 1 minute",
+        "12.5 % of calls meant for openai served by a fallback in 1 minute",
     ]
+    assert found[1].annotation("description") == (
+        "5 of 40 answered calls meant for openai were served by a fallback in the last 1 minute: 12.5 %. The rule s tells from "
+        "10 % on, once there are 20 answered calls."
+    )
 
 
 def test_a_provider_that_is_left_alone_has_a_share_of_fallbacks() -> None:
@@ -272,7 +276,7 @@ def test_a_provider_that_is_left_alone_has_a_share_of_fallbacks() -> None:
     tallies.add("fallback", "openai", NOON_US)
     assert house.look(NOON_US, **_counts(tallies, NOON_US, rule)) == (["Fallbacks"], [])
     (condition,) = house.firing.values()
-    assert condition.annotation("summary") == "100 % of attempts at openai served by a fallback in 10 minutes"
+    assert condition.annotation("summary") == "100 % of calls meant for openai served by a fallback in 10 minutes"
     tallies.add("settled", "openai", NOON_US, 400)
     assert house.look(NOON_US, **_counts(tallies, NOON_US, rule)) == ([], ["Fallbacks"])
 

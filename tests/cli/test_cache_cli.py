@@ -182,6 +182,16 @@ def test_a_server_that_is_not_there_is_told(run: Run, data: Path, monkeypatch: p
     assert set(answer["stores"][0]) == {"store", "error"}
 
 
+@pytest.mark.usefixtures("used")
+def test_a_result_of_a_tool_is_forgotten_with_its_tool(run: Run) -> None:
+    """No server knows it: it is said what it is, and what makes it void."""
+    result = run("wrong", "last")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "is one of a tool: `bursar cache clear --route tool:look` forgets its results" in result.stderr
+    assert "Removed 3 answers." in run("clear", "--route", "tool:look").stdout
+    assert "no server runs" in str(run("wrong", "nothing").exception)
+
+
 def test_lint_is_part_of_the_group(run: Run) -> None:
     """Loaded when it is asked for."""
     result = CliRunner().invoke(cache, ["lint", "--help"])

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 from bursar.cli.routes import routes_command
 from bursar.doors.gateway.metrics import Metrics
-from route_stories import fallback, hit, primary
+from route_stories import candidate, decided, fallback, hit, primary
 from seeding import MemoryLedger
 
 Run = Callable[..., Result]
@@ -147,6 +147,24 @@ def test_the_breakers_of_a_running_server(run: Run, running: Running) -> None:
     for about in (running.about, None, {}):
         running.about = about
         assert "how its breakers stand is not known" in run().stdout
+
+
+def test_the_breakers_of_one_route(run: Run, running: Running, ledger: MemoryLedger) -> None:
+    """Those of its rungs, also of one that was only passed over, and of no other route's; the same of some calls."""
+    mini = candidate("primary", ("openai", "gpt-4.1-mini"), "taken")
+    primary(ledger, "other", team="care", decision=decided("primary", "asked", mini, route="other"))
+    metrics = Metrics()
+    metrics.breakers = lambda: [("openai", "gpt-4.1-mini", "open"), ("anthropic", "claude-sonnet-4-5", "open")]
+    with serving(running, metrics):
+        for asked, shown, hidden in (
+            (("fast",), "claude-sonnet-4-5", "gpt-4.1-mini"),
+            (("other",), "gpt-4.1-mini", "claude-sonnet-4-5"),
+            (("--where", "team=care"), "gpt-4.1-mini", "claude-sonnet-4-5"),
+        ):
+            _, _, breakers = run(*asked).stdout.partition("Breaker of")
+            assert (shown in breakers, hidden in breakers) == (True, False)
+            assert [each["model"] for each in json.loads(run(*asked, "--json").stdout)["breakers"]] == [shown]
+        assert run().stdout.count("Breaker of") == 2
 
 
 def test_a_route_that_is_not_there(run: Run, running: Running, ledger: MemoryLedger) -> None:

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bursar.cli.why import why_command
-from route_stories import CALL, GPT, candidate, decided, fallback, hit, primary
+from route_stories import CALL, GPT, SONNET, candidate, decided, fallback, hit, primary
 from seeding import MemoryLedger
 
 Run = Callable[..., Result]
@@ -80,6 +80,49 @@ def test_it_fits_and_cuts_no_reason(ledger: MemoryLedger, run: Run, width: int) 
     assert "…" not in text.partition("#")[0]
     for word in ("passed", "over,", "breaker", "open:", "failures", "server"):
         assert word in text
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 60])
+def test_a_narrow_terminal_breaks_no_word_and_no_amount(ledger: MemoryLedger, run: Run, width: int) -> None:
+    """Where there is no room for a column of reasons each stands below its rung; figures are whole whatever becomes of the rest."""
+    fallback(ledger)
+    text = run("last", width=width).stdout
+    looked = text.partition("overload.\n\n")[2].partition("Cache:")[0]
+    words = looked.split()
+    assert "overload" in words
+    assert words[words.index("passed") :][:4] == ["passed", "over,", "breaker", "open:"]
+    assert [word.rstrip(";") for word in words if "$" in word] == ["$0.0040", "$0.00", "$0.0090", "$0.0015", "$0.0012"]
+    attempts = text.partition("#")[2].splitlines()
+    assert [line.rpartition(" ")[2] for line in attempts[2:4]] == ["$0.00", "$0.0012"]
+    if width >= 30:
+        assert max(len(line) for line in text.splitlines() if not line.startswith("Call")) <= width
+
+
+def test_a_tool_has_no_tokens(ledger: MemoryLedger, run: Run) -> None:
+    """Nor a first one: there is no column for what cannot be."""
+    tool = {"kind": "tool", "provider": "tool", "model": "look", "input_tokens": 0, "output_tokens": 0}
+    ledger.attempt(call_id=CALL, door="sdk", first_token_ms=None, **tool)
+    assert _line(run(CALL, width=200).stdout, "#").split() == [
+        "#", "Start", "Rung", "Provider", "Model", "Result", "Took", "Cost",
+    ]  # fmt: skip
+    primary(ledger, "model")
+    assert {"In/out", "First"} < set(_line(run("model", width=200).stdout, "#").split())
+
+
+def test_a_hedge_that_is_a_probe_says_both(ledger: MemoryLedger, run: Run) -> None:
+    """Why it was made, and why there of all places."""
+    first = candidate("primary", GPT, "running")
+    probe = decided("fallback", "hedge", first, candidate("fallback", SONNET, "probe"))
+    primary(ledger, CALL, rung="fallback", provider="anthropic", model=SONNET[1], decision=probe)
+    text = " ".join(run(CALL).stdout.split())
+    assert (
+        "Why: the attempt before had shown nothing in its time, so this one was made as well; its breaker had been open, "
+        "and this call tried it again."
+    ) in text
+    assert "taken, to see whether it is back" in text
+    hedge = decided("fallback", "hedge", first, candidate("fallback", SONNET, "hedge"))
+    primary(ledger, "plain", rung="fallback", decision=hedge)
+    assert "its breaker had been open" not in run("plain").stdout
 
 
 def test_json_has_everything(ledger: MemoryLedger, run: Run) -> None:

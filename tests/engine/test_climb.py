@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sim_climb import START_US, Does, Made, World, run
+from sim_climb import START_US, Does, Fake, Made, World, run
 
 from bursar.core.caching import CacheEntry
 from bursar.core.call import Refused
@@ -390,6 +391,16 @@ def test_the_faster_wins_and_the_loser_is_settled(stream: bool) -> None:
     assert world.made[0].stopped == "another attempt was faster"
     assert (world.made[0].shown_s, world.made[0].left) == (None, True)
     assert [each.why.number for each in world.made] == [1, 2]
+
+
+def test_a_hedge_that_is_a_probe_says_both() -> None:
+    """The decision's reason is why it was made, its verdict that its breaker had been open."""
+    world = hedged([[Does(first_s=2.0)], [Does(first_s=0.1)]])
+    breaker = world.health.of(Fake(world, 1, OK).target, world.route.rungs[1].breaker).breaker
+    breaker._until_us = 1  # it was open, and its time is over
+    assert walk(world)[1] == [(0, "cancelled"), (1, "ok")]
+    decision = json.loads(world.made[1].why.decision)
+    assert (decision["why"], decision["candidates"][1]["verdict"]) == ("hedge", "probe")
 
 
 def test_a_first_that_is_in_time_is_not_hedged() -> None:

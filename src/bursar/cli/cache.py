@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -167,10 +169,12 @@ def clear(
         if not yes:
             click.confirm("Remove every kept answer?", abort=True, err=True)
         wanted = {"everything": True}
-    removed = _on_each(data, lambda store: store.remove(**wanted))
-    count = sum(each for _, each in removed)
+    removed = _cleared(data, wanted)
+    count = sum(removed.values())
     if as_json:
-        output.print_json({"removed": count, "stores": [{"store": name, "removed": each} for name, each in removed]})
+        output.print_json(
+            {"removed": count, "stores": [{"store": name, "removed": each} for name, each in removed.items()]}
+        )
     else:
         click.echo(f"Removed {plural(count, 'answer')}.")
 
@@ -182,6 +186,13 @@ class _Use(NamedTuple):
     store: str
     use: CacheUse | None
     problem: str = ""
+
+    def is_like(self, other: _Use) -> bool:
+        """Whether both tell of the same: what has no limit is a store that estimates its bytes."""
+        use, its = self.use, other.use
+        if use is None or its is None:
+            return False
+        return use == its if use.limit_bytes is not None else (use.entries, None) == (its.entries, its.limit_bytes)
 
     def to_json(self) -> dict[str, Any]:
         if self.use is None:
@@ -224,7 +235,7 @@ class _Store(Protocol):
 
 
 class _InServer:
-    """What the running server has in memory, and nobody else can see."""
+    """The cache as the running server has it: what is in its memory, and what is under way."""
 
     def __init__(self, directory: DataDir) -> None:
         self._directory = directory
@@ -241,22 +252,49 @@ class _InServer:
 
 
 def _uses(data: Path | None) -> list[_Use]:
-    """What each store holds, or why that cannot be told: the rest of the report is worth having."""
+    """What each store holds, or why that cannot be told: the rest of the report is worth having. A running server may have been
+    given another bursar.yaml than this command: what it has is shown, too, where it is not one of these stores."""
+    from bursar.compose import open_data
+
     found: list[_Use] = []
 
     async def use(store: _Store) -> CacheUse:
         return await store.use()
 
-    for name, opened in _stores(data):
+    directory = open_data(data)
+    stores = _stores(data)
+    if _is_unseen(directory, stores):
+        stores.append(("server", lambda: _InServer(directory)))
+    for name, opened in stores:
         try:
-            found.append(_Use(name, asyncio.run(_used(opened, use))))
+            told = _Use(name, asyncio.run(_used(opened, use)))
         except CacheError as error:
-            found.append(_Use(name, None, str(error)))
+            told = _Use(name, None, str(error))
+        if not (name == "server" and any(map(told.is_like, found))):
+            found.append(told)
     return found
 
 
-def _on_each(data: Path | None, work: Callable[[_Store], Coroutine[Any, Any, int]]) -> list[tuple[str, int]]:
-    return [(name, asyncio.run(_used(opened, work))) for name, opened in _stores(data)]
+def _is_unseen(directory: DataDir, stores: list[tuple[str, Callable[[], _Store]]]) -> bool:
+    """Whether a server runs that is not among the stores."""
+    return directory.server() is not None and all(name != "memory" for name, _ in stores)
+
+
+def _cleared(data: Path | None, wanted: Mapping[str, Any]) -> Counter[str]:
+    """How many went from each store. A running server is told first: it keeps nothing then of what is under way."""
+    from bursar.compose import open_data
+
+    removed: Counter[str] = Counter()
+    directory = open_data(data)
+    stores = _stores(data)
+    if _is_unseen(directory, stores):
+        try:
+            removed["server"] = asyncio.run(_InServer(directory).remove(**wanted))
+        except CacheError as error:
+            click.echo(f"Answers that are under way may be kept: {error}", err=True)
+    for name, opened in stores:
+        removed[name] += asyncio.run(_used(opened, lambda store: store.remove(**wanted)))
+    return removed
 
 
 async def _used(opened: Callable[[], _Store], work: Callable[[_Store], Coroutine[Any, Any, Any]]) -> Any:
@@ -344,16 +382,16 @@ def wrong(call_id: str, data: Path | None) -> None:
     """
     from bursar.compose import open_data
 
+    call_id = _whole_id(data, call_id)
     directory = open_data(data)
     if not (directory.server() or {}).get("url"):
         raise CacheError("no server runs on this data directory: `bursar cache clear --key KEY` forgets an answer")
-    call_id = _whole_id(data, call_id)
     _asked(directory, "POST", "/api/v1/cache/wrong", {"call_id": call_id})
     click.echo(f"The answer that call {clean(call_id)} was given is forgotten.")
 
 
 def _whole_id(data: Path | None, call_id: str) -> str:
-    """The call that is meant, as `bursar why` finds it. What the ledger does not know, the server may."""
+    """The call of a model that is meant, as `bursar why` finds it. What the ledger does not know, the server may."""
     from bursar.compose import open_queries
     from bursar.views.why import SeveralCalls, WhyCall, why
 
@@ -361,4 +399,9 @@ def _whole_id(data: Path | None, call_id: str) -> str:
         found = why(queries, call_id)
     if isinstance(found, SeveralCalls):
         raise click.ClickException(f"several calls begin with {clean(call_id)!r}; give more of the id")
+    if isinstance(found, WhyCall) and found.by.step.kind == "tool":
+        route = shlex.quote(f"tool:{clean(found.by.step.model_asked)}")
+        raise click.ClickException(
+            f"call {clean(found.call_id)} is one of a tool: `bursar cache clear --route {route}` forgets its results"
+        )
     return found.call_id if isinstance(found, WhyCall) else call_id

@@ -267,7 +267,8 @@ def new_console() -> Console:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table. ``spare`` columns are dropped to fit, highest first; then text is cut, nothing else.
+    """A column of a table. ``spare`` columns are dropped to fit, highest first; then text is cut, nothing else: half an amount
+    would read as another one.
 
     ``width_min`` is how wide the text shall stay as long as there are columns to drop.
     """
@@ -287,7 +288,7 @@ class Line:
 
 
 def print_table(console: Console, columns: Sequence[Column], lines: Sequence[Line], footer: Sequence[str] = ()) -> None:
-    """Print a table that fits the terminal: spare columns are dropped, then text is cut."""
+    """Print a table that fits the terminal, where its figures do: spare columns are dropped, then text is cut."""
     from rich import box
     from rich.cells import cell_len
     from rich.table import Table
@@ -313,6 +314,7 @@ def print_table(console: Console, columns: Sequence[Column], lines: Sequence[Lin
         padding=(0, 1, 0, 0),
         show_footer=bool(footer),
         header_style="bold",
+        width=sum(widths[index] for index in kept) + _GAP * (len(kept) - 1),
     )
     for index in kept:
         table.add_column(
@@ -326,7 +328,7 @@ def print_table(console: Console, columns: Sequence[Column], lines: Sequence[Lin
         )
     for line in lines:
         table.add_row(*(Text(line.cells[index]) for index in kept), style=line.style or None)
-    console.print(table)
+    console.print(table, crop=False)  # what is wider than the terminal goes on in its next line
 
 
 def bar(part: int | None, whole: int | None, *, width: int, ascii_only: bool) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from bursar.views.routes import Figures, RouteFigures, RouteReport, names_of_routes, routes
+from bursar.views.routes import Figures, RouteFigures, RouteReport, names_of_routes, routes, targets
 from bursar.views.spend import ROWS_MAX, first_and_last
 
 from . import output
@@ -50,6 +50,7 @@ def routes_command(route: str, **options: Any) -> None:
         if route and not report.routes:
             _check_name(route, {*settings_of(open_data(question.data)).routes, *names_of_routes(queries)})
         is_empty = not report.routes and first_and_last(queries) is None
+        asked = targets(queries, route=route, **question.span) if route or question.span["where"] else None
     if question.as_csv:
         rows = [
             {"route": each["route"], **rung, "causes": " ".join(f"{cause}={n}" for cause, n in rung["causes"].items())}
@@ -61,6 +62,8 @@ def routes_command(route: str, **options: Any) -> None:
             click.echo(text, err=True)
         return
     breakers = _breakers(open_data(question.data).server())
+    if breakers is not None and asked is not None:
+        breakers = [each for each in breakers if each[:2] in asked]
     if question.as_json:
         listed = (
             None

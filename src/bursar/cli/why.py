@@ -1,7 +1,7 @@
 """``bursar why``: one call, why it took the rung it took, and what that cost.
 
 Rule 1: what was stored is said in words; the words of a provider or a rule are repeated as they are.
-Rule 2: reasons are never cut: they go on in the next line. Everything else fits the terminal.
+Rule 2: reasons and amounts are never cut: reasons go on in the next line. Everything else fits the terminal.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["why_command"]
 
+_GAP: Final = 2
+_VERDICT_WIDTH_MIN: Final = 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _DOORS: Final = {
     "gateway": "through the gateway",
@@ -149,6 +151,9 @@ def _is_kept(call: WhyCall) -> bool:
     return call.cache.outcome not in ("", "miss")
 
 
+_PROBE: Final = "its breaker had been open, and this call tried it again"
+
+
 def _why(call: WhyCall) -> str:
     """The stored reason in words."""
     asked = next((each for each in call.attempts if each.step.attempt_id == call.asked_attempt), call.by)
@@ -165,9 +170,10 @@ def _why(call: WhyCall) -> str:
         case "panic":
             return "every target of the route was known to fail, and one was tried all the same"
         case "probe":
-            return "its breaker had been open, and this call tried it again"
+            return _PROBE
         case "hedge":
-            return "the attempt before had shown nothing in its time, so this one was made as well"
+            hedge = "the attempt before had shown nothing in its time, so this one was made as well"
+            return f"{hedge}; {_PROBE}" if asked.verdict == "probe" else hedge
         case "":
             return _why_untold(call)
         case _:
@@ -188,26 +194,65 @@ def _why_untold(call: WhyCall) -> str:
 def _print_candidates(console: Console, call: WhyCall) -> None:
     if not call.candidates:
         return
+    console.print()
+    known = [each.expected_nanousd for each in call.candidates]
+    expected = output.aligned(["" if amount is None else money(amount) for amount in known])
+    charged = output.aligned([_charged(each) for each in call.candidates])
+    lines = [
+        _Looked(clean(each.rung), clean(_model(each)), clean(_verdict(each)), before, after, _style(each))
+        for each, before, after in zip(call.candidates, expected, charged, strict=True)
+    ]
+    model_width = min(max(len(line.model) for line in lines), max(16, console.width * 3 // 8))
+    whole = (("Rung", "rung"), ("Expected", "expected"), ("Charged", "charged"))
+    others = [max(len(title), *(len(getattr(line, name)) for line in lines)) for title, name in whole]
+    if console.width - model_width - sum(others) - 4 * _GAP < _VERDICT_WIDTH_MIN:
+        _print_looked_below(console, lines)
+    else:
+        _print_looked(console, lines, model_width)
+    console.print()
+
+
+class _Looked(NamedTuple):
+    """A candidate in words."""
+
+    rung: str
+    model: str
+    verdict: str
+    expected: str
+    charged: str
+    style: str | None
+
+
+def _print_looked(console: Console, lines: Sequence[_Looked], model_width: int) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    console.print()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("Rung", no_wrap=True)
-    models = [f"{each.provider}/{each.model}" if each.provider else "" for each in call.candidates]
-    table.add_column("Model", overflow="fold", width=min(max(map(len, models)), max(16, console.width * 3 // 8)))
+    table.add_column("Model", overflow="fold", width=model_width)
     table.add_column("Verdict", overflow="fold")
     table.add_column("Expected", justify="right", no_wrap=True)
     table.add_column("Charged", justify="right", no_wrap=True)
-    known = [each.expected_nanousd for each in call.candidates]
-    expected = output.aligned(["" if amount is None else money(amount) for amount in known])
-    charged = output.aligned([_charged(each) for each in call.candidates])
-    for each, model, before, after in zip(call.candidates, models, expected, charged, strict=True):
-        cells = (each.rung, model, _verdict(each))
-        table.add_row(*(Text(clean(cell)) for cell in cells), Text(before), Text(after), style=_style(each))
+    for line in lines:
+        cells = (line.rung, line.model, line.verdict, line.expected, line.charged)
+        table.add_row(*map(Text, cells), style=line.style)
     console.print(table)
-    console.print()
+
+
+def _print_looked_below(console: Console, lines: Sequence[_Looked]) -> None:
+    """Where a table has no room for reasons: what a rung asks, and below it what became of it."""
+    from rich.padding import Padding
+
+    for line in lines:
+        amounts = (("expected", line.expected.strip()), ("charged", line.charged.strip()))
+        words = "; ".join([line.verdict, *(f"{name} {amount}" for name, amount in amounts if amount)])
+        console.print(f"{line.rung}  {line.model}".rstrip(), style=line.style)
+        console.print(Padding(words, (0, 0, 0, 2), expand=False), style=line.style)
+
+
+def _model(candidate: Candidate) -> str:
+    return f"{candidate.provider}/{candidate.model}" if candidate.provider else ""
 
 
 def _charged(candidate: Candidate) -> str:
@@ -336,6 +381,8 @@ def _changed(budget: BudgetPart) -> str:
 
 def _print_attempts(console: Console, call: WhyCall) -> None:
     console.print()
+    is_tool = all(each.step.kind == "tool" for each in call.attempts)
+    shows_first = any(each.step.first_token_ms is not None for each in call.attempts)
     columns = [
         Column("#"),
         Column("Start", spare=3),
@@ -343,8 +390,8 @@ def _print_attempts(console: Console, call: WhyCall) -> None:
         Column("Provider", "text", width_min=9, spare=1),
         Column("Model", "text", width_min=12),
         Column("Result", "text", width_min=10),
-        Column("In/out", spare=4),
-        Column("First", spare=5),
+        *([] if is_tool else [Column("In/out", spare=4)]),
+        *([Column("First", spare=5)] if shows_first else []),
         Column("Took", spare=2),
         Column("Cost"),
     ]
@@ -355,8 +402,8 @@ def _print_attempts(console: Console, call: WhyCall) -> None:
                 _label(each, call),
                 "+" + output.duration((each.step.started_us - call.first_us) / 1_000),
                 *(clean(text) for text in (each.rung, each.step.provider, each.step.model, _result(each))),
-                f"{compact(each.step.input_tokens)}/{compact(each.step.output_tokens)}",
-                output.duration(each.step.first_token_ms),
+                *([] if is_tool else [f"{compact(each.step.input_tokens)}/{compact(each.step.output_tokens)}"]),
+                *([output.duration(each.step.first_token_ms)] if shows_first else []),
                 output.duration(each.step.latency_ms),
                 cost,
             ],

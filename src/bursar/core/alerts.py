@@ -380,14 +380,16 @@ _COUNT_WAYS_OUT: Final[Mapping[TallyKind, str]] = {
 
 def _counted(rule: Rule, what: CountRule | ShareRule, provider: str, count: int, attempts: int) -> Condition:
     word, within = _COUNT_WORDS[what.kind], span_text(what.within_us)
-    noun = "call" if what.kind == "denied" else "attempt"
+    noun = "call" if what.kind in ("denied", "fallback") else "attempt"
     nouns = f"{count:,} {noun}" + ("" if count == 1 else "s")
-    at = f" at {provider}" if provider else ""
+    # Who answered a call instead of a provider has had no attempt there.
+    at = f" {'meant for' if what.kind == 'fallback' else 'at'} {provider}" if provider else ""
     if isinstance(what, ShareRule):
         share = percent_text(count * 1000 // attempts) if attempts else "0 %"
-        summary = f"{share} of attempts{at} {word} in {within}"
-        text = f"{count:,} of {attempts:,} attempts{at} were {word} in the last {within}: {share}. The rule {rule.name} tells "
-        text += f"from {percent_text(what.share)} on, once there are {what.attempts_min:,} attempts."
+        whole = f"answered {noun}s" if what.kind == "fallback" else f"{noun}s"
+        summary = f"{share} of {noun}s{at} {word} in {within}"
+        text = f"{count:,} of {attempts:,} {whole}{at} were {word} in the last {within}: {share}. The rule {rule.name} tells "
+        text += f"from {percent_text(what.share)} on, once there are {what.attempts_min:,} {whole}."
     elif what.kind == "opened":  # one breaker may open again and again
         opened = f"Breakers{at} opened {'once' if count == 1 else f'{count:,} times'} in"
         summary = f"{opened} {within}"

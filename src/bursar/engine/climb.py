@@ -557,7 +557,7 @@ class Climb:
     def _why(self, index: int, chosen: Pick, number: int, *, hedges: bool) -> Why:
         verdict = _kind(chosen, hedges=hedges)
         rung = self._route.rungs[index]
-        decision = self._survey.decision(index, verdict, [each.index for each in self._running])
+        decision = self._survey.decision(index, verdict, [each.index for each in self._running], hedges=hedges)
         return Why(self._serial, number, rung.name, self._survey.left_for(), decision)
 
 

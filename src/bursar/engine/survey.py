@@ -238,8 +238,10 @@ class Survey:
                 reasons.append(f"{_named(rung)}: {why}")
         return "; ".join(reasons)
 
-    def decision(self, taken: int, verdict: str, running: Collection[int], kept_tier: str = "") -> str:
-        """Everything the choice was made of, as JSON."""
+    def decision(
+        self, taken: int, verdict: str, running: Collection[int], *, kept_tier: str = "", hedges: bool = False
+    ) -> str:
+        """Everything the choice was made of, as JSON. ``hedges``: that is why, also where it is a probe, too."""
         candidates: list[dict[str, Any]] = []
         for index, rung in enumerate(self._route.rungs):
             found: dict[str, Any] = {"rung": rung.name}
@@ -269,7 +271,7 @@ class Survey:
         rung = self._route.rungs[taken].name if taken >= 0 else "refused"
         decision = {
             "rung": rung,
-            "why": self._reason(taken, verdict),
+            "why": "hedge" if hedges else self._reason(taken, verdict),
             "route": self._route.name,
             "asked": self._candidates.asked,
             "candidates": candidates,
@@ -279,7 +281,7 @@ class Survey:
         return _encode(decision).decode()
 
     def _reason(self, taken: int, verdict: str) -> str:
-        if verdict in ("panic", "probe", "hedge", "refused"):
+        if verdict in ("panic", "probe", "refused"):
             return verdict
         if taken in self.failed:
             return f"retry: it failed before: {self.failed[taken]}"

@@ -109,11 +109,11 @@ class Session:
     cache: ToolCache | None = None
 
     def trouble(self, what: str, error: Exception) -> None:
-        """Say once what of ours went wrong."""
+        """Say once what of ours went wrong. An error without a traceback has its reason alone."""
         text = f"{what}: {error!r}"
         if text not in self.said and len(self.said) < 100:
             self.said.add(text)
-            _log.error("%s", text, exc_info=error)
+            _log.error("%s", text, exc_info=error if error.__traceback__ else None)
 
     # --- holding ----------------------------------------------------------------------------------------------
 

@@ -282,6 +282,9 @@ class Lookup:
             return None
         try:
             key = caching.key(call.ask.opening.scope, args, kwargs)
+        except TypeError as error:  # rule 1, and nobody's fault: the reason is enough
+            session.trouble(f"a result of tool {caching.name!r} is not cached", error.with_traceback(None))
+            return None
         except Exception as error:  # noqa: BLE001 - an argument's own code, too: the call goes on
             session.trouble(f"a result of tool {caching.name!r} is not cached", error)
             return None
@@ -329,6 +332,7 @@ class Lookup:
             self._trouble(error)
             entry = None
         if entry is not None and entry.is_fresh(now_us) and self._is_taken(entry, "tool"):
+            self._land(entry)  # who waits for this one is given it, too
             return True
         self._call.missed()
         return False
