@@ -220,3 +220,22 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
     result = CliRunner().invoke(lint, [*paths, "--data", str(tmp_path / "data")], catch_exceptions=False)
     assert result.exit_code == 1
     assert "1.jsonl.gz:1 -> 2.jsonl.gz:1" in result.output
+
+
+@pytest.mark.parametrize("unit", [1, 1_000, 1_000_000])
+def test_times_are_seconds_milliseconds_or_microseconds(tmp_path: Path, unit: int) -> None:
+    """Whichever it is, two hours are two hours."""
+    at = 1_764_000_000
+    rows = [in_thread(claude("x", system=f"{n} {BOOKS}"), at=(at + 7_200 * n) * unit) for n in range(2)]
+    assert only(tmp_path, *rows)["not_counted"].startswith("more than an hour later")
+
+
+@pytest.mark.parametrize("at", [10**18, -(10**17), 10**30, 10**400, "soon"])
+def test_a_time_that_is_none_is_passed_over(tmp_path: Path, at: Any) -> None:
+    """Its line is named, the others are looked at."""
+    good = [in_thread(claude("x", system=f"{n} {BOOKS}"), at=1_764_000_000 + n) for n in range(2)]
+    result = run(tmp_path, in_thread(claude("x"), at=at), *good)
+    assert result.exit_code == 1
+    assert "1 line passed over: cannot be read: " in result.stderr
+    assert "(first: line 1)" in result.stderr
+    assert "2 requests in 1 thread" in result.stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bursar.adapters.prices_file import load_book
@@ -250,6 +250,209 @@ def test_nothing_a_client_sends_breaks_the_planner(made: list[dict[str, Any]]) -
         rest = iter(plan.body)
         assert all(byte in rest for byte in sent)
         json.loads(plan.body)
+
+
+def plain(value: Any) -> Any:
+    """A request without its marks, and with each text written as the block it is short for."""
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    texts = {"content", "system"}
+    return {
+        key: [{"type": "text", "text": each}] if key in texts and isinstance(each, str) else plain(each)
+        for key, each in value.items()
+        if key != "cache_control"
+    }
+
+
+class Talk:
+    """A conversation that grows, is cut or summed up; its requests are of several shapes."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.messages: list[Any] = [{"role": "user", "content": f"{number}: start"}]
+
+    def go(self, how: str, size: int) -> bytes:
+        blocks: list[Any] = [{"type": "text", "text": 'a "quoted" {"type":"text"} text, ' * size}]
+        if how == "cut":
+            self.messages = self.messages[-1:]
+        elif how == "sum":
+            self.messages = [{"role": "user", "content": f"{self.number}: in short, " + "gamma " * 100 * size}]
+        elif how != "same":
+            content = blocks if how == "blocks" else 'said "so", ' * size
+            turn = [{"role": "assistant", "content": content}, {"role": "user", "content": content}]
+            self.messages += turn * (15 if how == "many" else 1)
+        shapes: tuple[dict[str, Any], ...] = (
+            {},
+            {"system": [{"type": "text", "text": SYSTEM}]},
+            {"tools": []},
+            {"tools": [TOOL, TOOL], "system": ""},
+        )
+        return body(self.messages, **shapes[self.number % len(shapes)])
+
+
+MOVES = st.lists(
+    st.tuples(
+        st.integers(0, 4),
+        st.sampled_from(["text", "blocks", "many", "cut", "sum", "same"]),
+        st.integers(1, 40),
+        st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["kept", "read", "nothing", "failed"])), max_size=2),
+    ),
+    min_size=5,
+    max_size=30,
+)
+
+
+OVERLAP: list[Any] = [(0, "text", 5, []), (4, "sum", 40, [(1, "kept"), (0, "kept")]), (4, "many", 3, [])]
+FAILURE: list[Any] = [(0, "text", 5, [(0, "kept")]), (4, "sum", 40, [(0, "failed")]), (4, "many", 3, [])]
+
+
+@settings(max_examples=150)
+@example(OVERLAP, 1)
+@example(FAILURE, 1)
+@given(MOVES, st.integers(1, 2))
+def test_whatever_overlaps_bodies_differ_in_marks_alone(moves: list[Any], threads: int) -> None:
+    """Conversations of one thread, their answers in any order or missing: every body is the same JSON but for the marks."""
+    caching = PromptCaching(threads_max=2)
+    card = BOOK.card("anthropic", MODEL, datetime.fromtimestamp(START / SECOND, timezone.utc))
+    talks = [Talk(number) for number in range(5)]
+    pending: list[tuple[Planned, int]] = []
+    for number, (which, how, size, answers) in enumerate(moves):
+        sent = talks[which].go(how, size)
+        facts = DIALECT.read_request("/v1/messages", sent)
+        at_us = START + number * SECOND
+        plan = caching.plan(f"t{which % (threads + 1)}", facts, "anthropic", sent, card, at_us, takes_key=False)
+        assert plain(json.loads(plan.body)) == plain(json.loads(sent))
+        assert plan.body.count(b'"cache_control"') == len((plan.note or {"marks": []})["marks"]) <= 4
+        pending.append((plan, len(sent) // 4))
+        for index, answer in answers:
+            if pending:
+                settle(caching, *pending.pop(index % len(pending)), answer)
+
+
+def settle(caching: PromptCaching, plan: Planned, tokens: int, answer: str) -> None:
+    kept = tokens - 1
+    usages = {
+        "kept": Usage(input_tokens=tokens, cache_write_tokens=kept, cache_write_5m_tokens=kept, output_tokens=1),
+        "read": Usage(input_tokens=tokens, cache_read_tokens=kept, output_tokens=1),
+        "nothing": Usage(input_tokens=tokens, output_tokens=1),
+    }
+    caching.settled(plan, usages.get(answer))
+
+
+def test_an_earlier_answer_does_not_undo_a_later_one(book: PriceBook) -> None:
+    """Two requests overlap: what the later one left is what the next one reads, whichever is answered last."""
+    said = ["0 " + "word " * 2_000, "1 " + "word " * 4_000]
+    reads: list[int] = []
+    for order in ((0, 1), (1, 0)):
+        agent = Agent(book)
+        plans: list[Planned] = []
+        for text in said:
+            agent.now[0] += SECOND
+            plans.append(agent.plan(body([{"role": "user", "content": text}]), "t"))
+        for number in order:
+            settle(agent.caching, plans[number], len(said[number]) // 4, "kept")
+        more = [{"role": "assistant", "content": "ok"}, {"role": "user", "content": "next"}]
+        sent = body([{"role": "user", "content": said[1]}, *more])
+        plan = agent.plan(sent, "t")
+        assert plain(json.loads(plan.body)) == plain(json.loads(sent))
+        reads.append(plan.read_tokens)
+    assert reads == [len(said[1]) // 4 - 1] * 2
+
+
+def test_owners_share_nothing(book: PriceBook) -> None:
+    """The same names of a session and an agent, other keys: neither what is kept nor a cache key is common to them."""
+    agent = Agent(book)
+    first, second, _ = turns(3)
+    settle(agent.caching, agent.plan(body(first), "t", owner="one"), 3_000, "kept")
+    assert agent.plan(body(second), "t", owner="other").read_tokens == 0
+    assert "shared_bytes" not in agent.note
+    assert agent.plan(body(second), "t", owner="one").read_tokens > 0
+    facts = RequestFacts("chat_completions", "gpt-5")
+    sent = b'{"model":"gpt-5","messages":[]}'
+    keys = {
+        agent.caching.plan("t", facts, "openai_chat", sent, None, START, takes_key=True, owner=owner).body
+        for owner in ("", "one", "other")
+    }
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize("failed", [None, Usage()])
+def test_what_was_not_answered_is_no_reuse(failed: Usage | None, book: PriceBook) -> None:
+    """Single calls of which the first attempts fail: their second tries are no evidence that anybody comes back."""
+    agent = Agent(book)
+    marked = 0
+    for number in range(60):
+        agent.now[0] += 30 * SECOND
+        sent = body([{"role": "user", "content": f"{number} " + "x" * 4_000}], system=f"Number {number}. {SYSTEM}")
+        tries = [agent.plan(sent, f"t{number}") for _ in range(3)]
+        agent.caching.settled(tries[0], failed)
+        agent.caching.settled(tries[1], failed)
+        assert tries[0].note == tries[1].note == tries[2].note
+        settle(agent.caching, tries[2], 4_000, "kept" if agent.note["marks"] else "nothing")
+        marked += bool(agent.note["marks"])
+    assert marked <= 6
+
+
+def test_a_second_try_is_marked_as_the_first_was(book: PriceBook) -> None:
+    """An attempt fails in the middle of a conversation whose tail changes: the next attempt sends the same bytes."""
+    agent = Agent(book)
+    for number, messages in enumerate(turns(8)):
+        messages[-1] = {"role": "user", "content": f"{messages[-1]['content']} at {number} o'clock"}
+        agent.now[0] += 20 * SECOND
+        first = agent.plan(body(messages), "t")
+        assert agent.plan(body(messages), "t").body == first.body
+        assert agent.ask(messages, wait_us=0).input_tokens > 0
+        assert agent.plans[-1].body == first.body
+    assert "stable" in agent.note["marks"]
+
+
+@pytest.mark.parametrize("others", [0, 4_100])
+def test_agents_with_names_of_their_own_speak_for_each_other(others: int, book: PriceBook) -> None:
+    """An agent name for each run, and single calls: a few are marked, then what the others said counts; also after many agents."""
+    agent = Agent(book)
+    for number in range(others):
+        sent = body([{"role": "user", "content": "x"}], tools=[])
+        settle(agent.caching, agent.plan(sent, f"w{number}", group=f"w{number}"), 3_000, "nothing")
+    marked = 0
+    for number in range(60):
+        agent.now[0] += 30 * SECOND
+        sent = body([{"role": "user", "content": f"{number} " + "x" * 4_000}], system=f"Number {number}. {SYSTEM}")
+        plan = agent.plan(sent, f"t{number}", group=f"a{number}")
+        settle(agent.caching, plan, 4_000, "kept" if agent.note["marks"] else "nothing")
+        marked += bool(agent.note["marks"])
+    assert marked <= 8
+
+
+def test_many_calls_at_once_are_marked_a_few_times(book: PriceBook) -> None:
+    """Fifty requests leave before any is answered: those on their way count against more marks."""
+    agent = Agent(book)
+    for number in range(50):
+        agent.plan(body([{"role": "user", "content": "x"}], system=f"Number {number}. {SYSTEM}"), f"t{number}")
+    assert sum(bool(plan.note and plan.note["marks"]) for plan in agent.plans) <= 8
+
+
+def test_a_mark_without_a_value_gets_no_second_one(book: PriceBook) -> None:
+    """Blocks that say ``cache_control: null`` stay as they are, and no key comes twice."""
+    agent = Agent(book)
+    says = {"type": "text", "text": SYSTEM, "cache_control": None}
+    sent = body([{"role": "user", "content": [says]}], system=[says], tools=[{**TOOL, "cache_control": None}])
+    plan = agent.plan(sent, "t")
+    assert plan.body is sent
+    assert plan.note == {"marks": [], "why": "there is no place for a mark"}
+
+
+@pytest.mark.parametrize("name", ["alice@example.com", "K" * 100_000, "a.content", "0"])
+def test_no_key_that_somebody_wrote_is_in_a_note(name: str, book: PriceBook) -> None:
+    """The arguments of tools have names of all kinds: the path says where, not what they are called."""
+    agent = Agent(book)
+    for number in range(2):
+        use = {"type": "tool_use", "id": "1", "name": "pay", "input": {"to": {name: {"iban": number}}}}
+        result = {"type": "tool_result", "tool_use_id": "1", "content": "ok"}
+        said = [{"role": "user", "content": "x"}, {"role": "assistant", "content": [use]}]
+        agent.ask([*said, {"role": "user", "content": [result]}])
+    assert agent.note["diverged_at"] == "messages[1].content[0].input.*.*.*:0"
 
 
 def test_without_prices_nothing_is_marked(book: PriceBook) -> None:

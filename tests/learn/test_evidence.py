@@ -178,18 +178,33 @@ def test_state_survives_a_restart(events: list[tuple[int, bool]], errors: float)
         assert restored.totals(stratum) == evidence.totals(stratum)
 
 
-@pytest.mark.parametrize("state", [None, 3, {}, {"version": 0}, {"version": 1, "errors": 0.05, "strata": [{}] * 4}])
+@pytest.mark.parametrize("state", [None, 3, [], {}, {"version": 0}, {"version": 1, "errors": 0.05, "strata": [{}] * 4}])
 def test_state_that_cannot_be_read_is_no_evidence(state: object) -> None:
     """Another version, another bound, or nonsense: everything is collected anew."""
     assert Evidence.restored(state, 0.05, 0.1).missing(0) == Evidence(0.05).missing(0)
 
 
-def test_another_bound_is_other_evidence() -> None:
-    """What was promoted for 5 % is not for 1 %."""
+def test_another_bound_or_setting_is_other_evidence() -> None:
+    """What was promoted for 5 % is not for 1 %; nor, for one way to compare answers, for another."""
+    evidence = Evidence(0.05, 0.1, "json")
+    for _ in range(evidence.missing(0)):
+        check(evidence, 0, True)
+    state = json.loads(json.dumps(evidence.state()))
+    assert Evidence.restored(state, 0.05, 0.1, "json").promoted(0)
+    assert not Evidence.restored(state, 0.01, 0.1, "json").promoted(0)
+    assert not Evidence.restored(state, 0.05, 0.1, "judge").promoted(0)
+    assert not Evidence.restored(state, 0.05, 0.1).promoted(0)
+
+
+def test_states_of_version_1_are_read() -> None:
+    """They said of no setting, and are evidence where there is none."""
     evidence = Evidence(0.05)
     for _ in range(evidence.missing(0)):
         check(evidence, 0, True)
-    assert not Evidence.restored(evidence.state(), 0.01, 0.1).promoted(0)
+    old = {**evidence.state(), "version": 1}
+    del old["setting"]
+    assert Evidence.restored(old, 0.05, 0.1).promoted(0)
+    assert not Evidence.restored(old, 0.05, 0.1, "json").promoted(0)
 
 
 @pytest.mark.parametrize("errors", [0.0, 1.0, -0.1])

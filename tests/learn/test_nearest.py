@@ -53,6 +53,22 @@ def test_among_many_the_near_ones_are_found() -> None:
     assert nearest.nearest(known[11_500], 1)[0] == ("11500", pytest.approx(1.0))
 
 
+def test_a_space_is_as_large_as_what_it_holds() -> None:
+    """Most spaces hold one question: they take one row, and no more than four times what is left after removals."""
+    nearest = Nearest(8)
+    known = vectors(100, 8)
+    for number in (*range(100), *range(99, 0, -1)):
+        key = str(number)
+        if key in nearest:
+            nearest.remove(key)
+        else:
+            nearest.add(key, known[number])
+        assert len(nearest) <= len(nearest._vectors) <= 4 * len(nearest)
+        assert nearest._signs.shape[1] == len(nearest._vectors)
+    assert nearest.nearest(known[0], 3) == [("0", pytest.approx(1.0))]
+    assert len(Nearest(8)._vectors) == 1
+
+
 def test_vectors_of_another_space_are_refused() -> None:
     """Another width, or what is no number, is a mistake of the caller's and changes nothing."""
     nearest = Nearest(4)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bursar.core.prompt_cache import Chance
 from bursar.learn.prefixes import ORDERS, Prefixes, element_spans, member_spans, read_prompt
-from bursar.learn.reuse import Reuse
+from bursar.learn.reuse import Question, Reuse
 
 CLAUDE, CHAT = ORDERS["anthropic"], ORDERS["openai_chat"]
 SECOND = 1_000_000
@@ -140,70 +140,112 @@ def share(chance: Chance) -> tuple[float, float]:
     return chance.five / chance.of, chance.hour / chance.of
 
 
+def turn(key: str, group: str = "g", *, place: str = "", goes_on: bool = False) -> Question:
+    return Question("turn", key, group, place or f"the place of {group}", goes_on)
+
+
 def test_before_anything_is_known_the_request_says_whether_it_goes_on() -> None:
     """With tools or an answer one in two, else none."""
     reuse = Reuse()
-    assert share(reuse.chance("turn", "g", "t", goes_on=True)) == (0.5, 0.5)
-    assert share(reuse.chance("turn", "g", "t", goes_on=False)) == (0.0, 0.0)
+    assert share(reuse.chance(turn("t", goes_on=True), 0)) == (0.5, 0.5)
+    assert share(reuse.chance(turn("t"), 0)) == (0.0, 0.0)
 
 
 def test_a_thread_that_comes_back_is_learned() -> None:
     """Twenty calls twenty seconds apart: nearly certain within five minutes; for another thread of the group too."""
     reuse = Reuse()
     for number in range(20):
-        reuse.saw("turn", "g", "t", number * 20 * SECOND)
-    assert share(reuse.chance("turn", "g", "t", goes_on=False))[0] > 0.9
-    assert share(reuse.chance("turn", "g", "other", goes_on=False))[0] > 0.85
-    assert share(reuse.chance("turn", "elsewhere", "t2", goes_on=False))[0] == 0.0
+        reuse.saw(turn("t"), number * 20 * SECOND)
+    now = 400 * SECOND
+    assert share(reuse.chance(turn("t"), now))[0] > 0.9
+    assert share(reuse.chance(turn("other"), now))[0] > 0.85
+    assert share(reuse.chance(turn("t2", "elsewhere"), now))[0] == 0.0
 
 
 def test_threads_that_end_are_counted() -> None:
     """A hundred threads of one call each: nobody comes back, and that is known five minutes later."""
     reuse = Reuse()
     for number in range(100):
-        reuse.saw("turn", "g", f"t{number}", number * SECOND)
-    reuse.saw("turn", "g", "late", 10 * MINUTE)
-    assert share(reuse.chance("turn", "g", "new", goes_on=True)) < (0.02, 0.02)
+        reuse.saw(turn(f"t{number}"), number * SECOND)
+    assert share(reuse.chance(turn("new", goes_on=True), 10 * MINUTE)) < (0.02, 0.02)
 
 
 def test_gaps_between_five_minutes_and_an_hour_speak_for_an_hour() -> None:
     """Every ten minutes: never within five, always within the hour. Every two hours: never."""
-    reuse = Reuse()
-    for number in range(30):
-        reuse.saw("turn", "g", "t", number * 10 * MINUTE)
-        reuse.saw("turn", "h", "u", number * 120 * MINUTE)
-    five, hour = share(reuse.chance("turn", "g", "t", goes_on=False))
-    assert five == 0.0
-    assert hour > 0.9
-    assert share(reuse.chance("turn", "h", "u", goes_on=False)) == (0.0, 0.0)
+    for minutes, hourly in ((10, True), (120, False)):
+        reuse = Reuse()
+        for number in range(30):
+            reuse.saw(turn("t"), number * minutes * MINUTE)
+        five, hour = share(reuse.chance(turn("t"), 30 * minutes * MINUTE))
+        assert five == 0.0
+        assert hour > 0.9 if hourly else hour == 0.0
 
 
 def test_a_prefix_that_changes_is_no_reuse() -> None:
     """The thread comes back at once, but with another prompt."""
     reuse = Reuse()
     for number in range(20):
-        reuse.saw("turn", "g", "t", number * SECOND, again=False)
-    assert share(reuse.chance("turn", "g", "t", goes_on=True))[0] < 0.05
+        reuse.saw(turn("t"), number * SECOND, again=False)
+    assert share(reuse.chance(turn("t", goes_on=True), 20 * SECOND, again=False))[0] < 0.05
 
 
 def test_old_evidence_fades() -> None:
     """After three hundred returns, some fifty partings are enough to stop."""
     reuse = Reuse()
-    for number in range(300):
-        reuse.saw("turn", "g", "t", number * SECOND)
-    for number in range(300, 700):
-        reuse.saw("turn", "g", "t", number * SECOND, again=False)
-    assert share(reuse.chance("turn", "g", "t", goes_on=True))[0] < 0.22
+    for number in range(700):
+        reuse.saw(turn("t"), number * SECOND, again=number < 300)
+    assert share(reuse.chance(turn("t", goes_on=True), 700 * SECOND, again=False))[0] < 0.22
 
 
-@given(st.lists(st.tuples(st.integers(0, 4_000), st.integers(0, 3), st.booleans()), max_size=80))
-def test_chances_are_chances(events: list[tuple[int, int, bool]]) -> None:
-    """Whatever happens: between nothing and certainty, and an hour is never less likely than five minutes."""
+def test_other_groups_of_a_place_speak_for_a_new_one() -> None:
+    """A hundred groups of one call each: nobody came back, and a new group starts from there; in another place it does not."""
+    reuse = Reuse()
+    for number in range(100):
+        reuse.saw(turn(f"t{number}", f"g{number}", place="here", goes_on=True), number * SECOND)
+    now = 10 * MINUTE
+    assert share(reuse.chance(turn("new", "new", place="here", goes_on=True), now))[0] < 0.05
+    assert share(reuse.chance(turn("new", "new", place="there", goes_on=True), now))[0] == 0.5
+    for number in range(3):
+        reuse.saw(turn("mine", "mine", place="here", goes_on=True), now + number * SECOND)
+    assert share(reuse.chance(turn("next", "mine", place="here", goes_on=True), now + 5 * SECOND))[0] > 0.4
+
+
+def test_groups_are_forgotten_in_turn() -> None:
+    """Names come from strangers: the ten thousandth group is counted as the first one was."""
+    reuse = Reuse()
+    for number in range(10_000):
+        reuse.saw(turn(f"t{number}", f"g{number}", place="here"), number * 1_000)
+    now = 20 * MINUTE
+    for number in range(20):
+        reuse.saw(turn("t", "late", place="here"), now + number * SECOND)
+    assert share(reuse.chance(turn("other", "late", place="here"), now + 20 * SECOND))[0] > 0.85
+    assert len(reuse._counts) <= 4_000
+
+
+def test_a_request_on_its_way_is_no_evidence() -> None:
+    """It counts once however often it is tried, against more of its kind; five minutes later it never was."""
+    reuse = Reuse()
+    for number in range(9):
+        for _ in range(3):
+            reuse.chance(turn(f"t{number % 3}", goes_on=True), number * SECOND)
+    assert share(reuse.chance(turn("new", goes_on=True), 9 * SECOND))[0] == pytest.approx(1 / 3)
+    assert share(reuse.chance(turn("new", goes_on=True), 20 * MINUTE))[0] == 0.5
+
+
+@given(st.lists(st.tuples(st.integers(-9, 4_000), st.integers(0, 3), st.booleans(), st.integers(0, 3)), max_size=80))
+def test_chances_are_chances(events: list[tuple[int, int, bool, int]]) -> None:
+    """Whatever happens: between nothing and certainty, an hour is never less likely than five minutes, and nobody waits for ever."""
     reuse = Reuse()
     now = 0
-    for gap_s, key, again in events:
+    for gap_s, key, again, what in events:
         now += gap_s * SECOND
-        reuse.saw("turn", "g", str(key), now, again=again)
-        found = reuse.chance("turn", "g", str(key), goes_on=again)
+        asked = turn(str(key), str(key % 2), place="here", goes_on=again)
+        if what & 1:
+            reuse.saw(asked, now, again=again)
+        if what & 2:
+            reuse.parted("turn", str(key))
+        found = reuse.chance(asked, now, again=again)
         assert 0 <= found.five <= found.hour <= found.of
         assert found.of > 0
+    reuse.chance(turn("last", "last", place="there"), now + 100 * MINUTE)
+    assert sum(each.open for each in reuse._counts.values()) == 2

@@ -237,6 +237,49 @@ def _with_texts_like(got: Any, made: Any) -> Any:
     return deepcopy(made)
 
 
+@given(st.lists(BODIES, min_size=2, max_size=2), st.booleans(), st.data())
+def test_a_spot_of_another_body_breaks_nothing(made: list[dict[str, Any]], listed: bool, draw: st.DataObject) -> None:
+    """A mark is written where a block ends in this very body, or not at all."""
+    first, second = (json.dumps(each, indent=1 if listed else None).encode() for each in made)
+    at = layout(first)
+    found = (at.tools(), at.system(), at.boundary(at.prompt.size // 2), at.turn())
+    spots: list[Spot] = [spot for spot in found if spot is not None]
+    size = layout(second).prompt.size
+    for part in ("tools", "system", "messages"):
+        ends = sorted((draw.draw(st.integers(0, size)), draw.draw(st.integers(0, size))))
+        spots.append(Spot(part, *ends, bare=draw.draw(st.booleans())))
+    for spot in spots:
+        got = marked(second, (spot, "5m"))
+        assert got is second or marks(got) == 1
+        assert without_marks(json.loads(got)) == _with_texts_like(json.loads(got), made[1])
+
+
+@pytest.mark.parametrize("value", ['"x","content":"y"', '"{}","a":"content","b":"y"'])
+def test_what_only_looks_like_a_block_is_none(value: str) -> None:
+    """Each run of bytes that is taken for a spot: the body is what it was, or has one mark where one can stand."""
+    body = f'{{"system":"s","messages":[{{"role":"user","content":{value}}}]}}'.encode()
+    size = layout(body).prompt.size
+    for start in range(size):
+        for end in range(start + 1, size + 1):
+            for bare in (False, True):
+                got = marked(body, (Spot("messages", start, end, bare), "5m"))
+                assert got is body or json.loads(got).keys() == json.loads(body).keys()
+
+
+def test_two_marks_never_stand_in_one_place() -> None:
+    """A key that comes twice would be refused."""
+    body = json.dumps(claude([user(says("a"))])).encode()
+    turn = layout(body).turn()
+    assert marked(body, (turn, "5m"), (turn, "1h")) is body
+
+
+@pytest.mark.parametrize("message", [b'{"content":"y","content":"x","role":"user"}', b'{"content":"x","role":"user","role":"user"}'])  # fmt: skip
+def test_a_message_with_a_repeated_key_has_no_place(message: bytes) -> None:
+    """Which of them counts is for the provider to say."""
+    body = b'{"model":"m","messages":[{"role":"assistant","content":"\\"" },' + message + b"]}"
+    assert layout(body).turn() is None
+
+
 def test_an_hour_can_be_shortened_by_a_budget() -> None:
     """The rung of a budget that keeps caches short finds the marks that are written here."""
     body = json.dumps(claude([user(says("a"))], system="s")).encode()
@@ -272,6 +315,8 @@ def test_a_key_is_put_where_there_is_none() -> None:
     got = place("openai_chat", body, Placement(key="abc"))
     assert got == b'{"model": "gpt-5", "messages": [],"prompt_cache_key":"abc"}'
     assert place("openai_responses", got, Placement(key="other")) is got
+    for twice in (b'{"prompt_cache_key":"mine","seed":1,"seed":2}', b'{"seed":1,"seed":2}'):
+        assert place("openai_chat", twice, Placement(key="abc")) is twice
     null = b'{"model":"gpt-5","prompt_cache_key":null}'
     assert json.loads(place("openai_chat", null, Placement(key="abc")))["prompt_cache_key"] == "abc"
 

@@ -30,6 +30,8 @@ from .imports import reading_progress
 __all__ = ["lint"]
 
 _SHOWN: Final = 20
+_SECONDS_MAX: Final = 1e11  # of the year 5138; as milliseconds, 1973
+_MILLIS_MAX: Final = 1e14
 _PROVIDERS: Final = {
     "anthropic": "anthropic",
     "openai_chat": "openai",
@@ -78,7 +80,7 @@ def lint(files: tuple[Path, ...], provider: str | None, limit: int, as_json: boo
     """Name the byte where consecutive prompts of a thread part, and what that cost.
 
     FILES are JSONL (or .jsonl.gz): each line a request body of OpenAI, Anthropic or Gemini, or an object with "request" and, if
-    known, "response", "thread", "at" (ISO 8601 or seconds) and "model".
+    known, "response", "thread", "at" (ISO 8601, or seconds, milliseconds or microseconds since 1970) and "model".
     """
     from bursar.compose import open_prices
 
@@ -186,10 +188,15 @@ def _request(row: dict[str, Any], place: str) -> Request:
 def _time_us(value: Any) -> int | None:
     if value is None or isinstance(value, bool):
         return None
-    if isinstance(value, int | float):
-        return int(value * 1_000_000)
-    at = parse_time(str(value))
-    return int(at.timestamp() * 1_000_000)
+    if not isinstance(value, int | float):
+        return int(parse_time(str(value)).timestamp() * 1_000_000)
+    at_us = int(value if abs(value) > _MILLIS_MAX else value * (1_000 if abs(value) > _SECONDS_MAX else 1_000_000))
+    try:
+        datetime.fromtimestamp(at_us / 1e6, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        shown = str(value)[:40]
+        raise ValueError(f"{shown} is out of range for seconds, milliseconds or microseconds since 1970") from None
+    return at_us
 
 
 # --- printing ---------------------------------------------------------------------------------------------------

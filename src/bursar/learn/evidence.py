@@ -29,7 +29,8 @@ from typing import Any, Final
 __all__ = ["ALPHA", "STATE_VERSION", "Evidence"]
 
 ALPHA: Final = 0.05
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
+"""1: said of no setting; it is read as evidence for ""."""
 
 _SHARES: Final = (0.5, 0.25, 0.15, 0.1)
 """By stratum, the surest first."""
@@ -67,15 +68,16 @@ class _Stratum:
 
 class Evidence:
     """Of one route. ``errors`` is the largest share of false hits among hits, above 0 and below 1; ``shadow`` the share of hits
-    that are checked at least. Raises ValueError for others."""
+    that are checked at least; ``setting`` names what else it depends on. Raises ValueError for others."""
 
     STRATA: Final = len(_SHARES)
 
-    def __init__(self, errors: float, shadow: float = 0.05) -> None:
+    def __init__(self, errors: float, shadow: float = 0.05, setting: str = "") -> None:
         if not 0 < errors < 1 or not 0 <= shadow <= 1:
             raise ValueError(f"errors {errors} and shadow {shadow} are no shares")
         self.errors = errors
         self.shadow = shadow
+        self.setting = setting
         self._strata = [_Stratum() for _ in _SHARES]
         self._bets = [
             (log(weight), log((1 - share * errors) / (1 - errors)), log(share) if share else -inf)
@@ -163,15 +165,20 @@ class Evidence:
         return {
             "version": STATE_VERSION,
             "errors": self.errors,
+            "setting": self.setting,
             "strata": [{name: getattr(each, name) for name in fields} for each in self._strata],
         }
 
     @classmethod
-    def restored(cls, state: Any, errors: float, shadow: float) -> Evidence:
-        """As it was; empty where the state is of another version or bound, or cannot be read: evidence is not guessed."""
-        fresh, found = cls(errors, shadow), cls(errors, shadow)
+    def restored(cls, state: Any, errors: float, shadow: float, setting: str = "") -> Evidence:
+        """As it was; empty where the state is of an unknown version, of another bound or setting, or cannot be read: evidence is not
+        guessed."""
+        fresh, found = cls(errors, shadow, setting), cls(errors, shadow, setting)
         try:
-            if state["version"] != STATE_VERSION or state["errors"] != errors or len(state["strata"]) != cls.STRATA:
+            of = (state["errors"], state.get("setting", ""))
+            if state["version"] not in (1, STATE_VERSION) or of != (errors, setting):
+                return fresh
+            if len(state["strata"]) != cls.STRATA:
                 return fresh
             for stratum, values in zip(found._strata, state["strata"], strict=True):
                 for name in _Stratum.__slots__:
@@ -179,6 +186,6 @@ class Evidence:
                     if type(value) is not type(getattr(stratum, name)) or value < 0:
                         return fresh
                     setattr(stratum, name, value)
-        except (TypeError, KeyError):
+        except (AttributeError, TypeError, KeyError):
             return fresh
         return found

@@ -4,6 +4,7 @@ Rule 1: up to ``_EXACT_MAX`` vectors all are compared. Above, the ``_CANDIDATES`
         projections are (SimHash, Charikar 2002), and of these the cosine is exact: reading 40 bytes a vector instead of 1,536.
 Rule 2: what has gone is gone: the last row takes its place, nothing points to it any more.
 Rule 3: vectors that are not of length one are made so when they come; one of zeros is near nothing.
+Rule 4: it takes memory for at most four times what it holds: most spaces are a conversation that holds one question.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ _EXACT_MAX: Final = 4_096
 _CANDIDATES: Final = 1_024
 _SIGNS: Final = 320
 _LANES: Final = _SIGNS // 64
-_ROWS_MIN: Final = 64
 _SEED: Final = 20_020_519
 
 
@@ -35,9 +35,9 @@ class Nearest:
         self.dimensions = dimensions
         self._keys: list[str] = []
         self._rows: dict[str, int] = {}
-        self._vectors = np.zeros((_ROWS_MIN, dimensions), np.float32)
+        self._vectors = np.zeros((1, dimensions), np.float32)
         # By lanes, not by rows: one lane of all vectors is read in one go.
-        self._signs = np.zeros((_LANES, _ROWS_MIN), np.uint64)
+        self._signs = np.zeros((_LANES, 1), np.uint64)
         self._planes: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class Nearest:
             self._rows[moved] = row
             self._vectors[row] = self._vectors[last]
             self._signs[:, row] = self._signs[:, last]
-        if _ROWS_MIN <= last < len(self._vectors) // 4:
+        if 0 < last < len(self._vectors) // 4:
             self._resize(len(self._vectors) // 2)
         return True
 

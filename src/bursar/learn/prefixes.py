@@ -5,7 +5,8 @@ Rule 1: a prompt is compared in the order in which providers cache it (Anthropic
 Rule 2: what is compared are the bytes of the JSON as they were sent. Two spellings of one value differ: clients spell alike.
 Rule 3: a request that only adds messages to its thread does not part from it.
 Rule 4: the last prompt of each thread is kept in memory alone, within bounds of threads and bytes; what was not used for longest goes
-        first. Nothing of it leaves, but for the excerpts that the offline linter asks for.
+        first. Nothing of it leaves, but for the excerpts that the offline linter asks for. Without these a path names the keys that
+        every prompt has; any other one, which somebody may have written, is a ``*``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ _THREADS_MAX: Final = 10_000
 _BYTES_MAX: Final = 64 * 2**20
 _DEPTH_MAX: Final = 12
 _EXCERPT: Final = 40
+_PLAIN_KEYS: Final = frozenset({
+    "arguments", "budget_tokens", "cache_control", "citations", "content", "context", "data", "defer_loading", "description", "file_id",
+    "function", "id", "input", "input_schema", "is_error", "media_type", "name", "parameters", "parts", "properties", "required", "role",
+    "signature", "source", "strict", "text", "thinking", "title", "tool_call_id", "tool_calls", "tool_use_id", "ttl", "type", "url",
+})  # fmt: skip
 _SPACE: Final = b" \t\r\n"
 _GAP: Final = b" \t\r\n,"
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -167,7 +173,7 @@ def _step(before: Prompt, after: Prompt, order: Sequence[str], gap_us: int, *, e
             if new.startswith(old[:stop]) and new[stop : stop + 1] in (b",", b"]", b" ", b"\n", b"\r", b"\t"):
                 return Step(shared + stop, can_come, after.size, gap_us, None)
         common = _common(old, new)
-        place, offset = _locate(new if len(new) > common else old, common)
+        place, offset = _locate(new if len(new) > common else old, common, spelled=excerpts)
         found = Divergence(name + place, offset)
         if excerpts:
             shown = old[max(0, common - 4 * _EXCERPT) : common].decode(errors="ignore")[-_EXCERPT:]
@@ -207,11 +213,11 @@ def _excerpt(data: bytes, at: int) -> str:
 # --- places in JSON ---------------------------------------------------------------------------------------------
 
 
-def _locate(value: bytes, at: int) -> tuple[str, int]:
-    """The path of the innermost value that holds a byte, and the byte in it."""
+def _locate(value: bytes, at: int, *, spelled: bool) -> tuple[str, int]:
+    """The path of the innermost value that holds a byte, and the byte in it. ``spelled``: with every key as it is."""
     path = ""
     for _ in range(_DEPTH_MAX):
-        inner = _inner(value, at)
+        inner = _inner(value, at, spelled=spelled)
         if inner is None:
             break
         name, start, end = inner
@@ -220,10 +226,12 @@ def _locate(value: bytes, at: int) -> tuple[str, int]:
     return path, max(0, at - 1) if value[:1] == b'"' else at
 
 
-def _inner(value: bytes, at: int) -> tuple[str, int, int] | None:
+def _inner(value: bytes, at: int, *, spelled: bool) -> tuple[str, int, int] | None:
     if value[:1] == b"{":
-        spans = member_spans(value)
-        return next(((f".{key}", start, end) for key, (start, end) in spans.items() if start <= at < end), None)
+        for key, (start, end) in member_spans(value).items():
+            if start <= at < end:
+                return f".{key if spelled or key in _PLAIN_KEYS else '*'}", start, end
+        return None
     if value[:1] == b"[":
         for number, (start, end) in enumerate(element_spans(value)):
             if start <= at < end:

@@ -7,7 +7,9 @@ Rule 2: a mark stands on a tool that is not deferred, a block of the system text
         (platform.claude.com/docs/en/build-with-claude/prompt-caching; ``thinking.cache_control: Extra inputs are not permitted``).
 Rule 3: a client's own marks are never touched. Where there is one, in the body or for the body as a whole, none is added.
 Rule 4: ``prompt_cache_key`` is put into an OpenAI body that has none, only where the caller knows that the provider takes it: Groq,
-        Cerebras and others refuse it.
+        Cerebras and others refuse it. A body with a repeated key is left as it is.
+Rule 5: a mark is written only behind what is a whole block of this body, or around a whole text that is its content: a spot that was
+        found elsewhere cannot break a body.
 """
 
 from __future__ import annotations
@@ -17,14 +19,14 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from bursar.core.prompt_cache import Ttl
 from bursar.core.values import valueclass
 from bursar.learn.prefixes import ORDERS, Part, Prompt, element_spans, member_spans, read_prompt
 
 from .bounds import given
-from .dialect import mapping
+from .dialect import UNREADABLE, mapping
 from .splice import splice, text
 
 __all__ = ["KEYED", "MARKED", "Layout", "Placement", "Spot", "marks", "place"]
@@ -64,6 +66,7 @@ class Placement:
 class _Block(Struct, gc=False):
     type: Any = None
     text: Any = None
+    cache_control: Any = UNSET
 
 
 class _Message(Struct, gc=False):
@@ -74,6 +77,7 @@ class _Message(Struct, gc=False):
 class _Tool(Struct, gc=False):
     name: Any = None
     defer_loading: Any = None
+    cache_control: Any = UNSET
 
 
 _CONTENT_KEY: Final = re.compile(rb'(?<!\\)"content"\s*:\s*$')
@@ -123,8 +127,7 @@ class Layout:
         if part is None or part.data[:1] != b"[":
             return None
         for start, end in reversed(element_spans(part.data)):
-            tool = _TOOL.decode(part.data[start:end])
-            if not tool.defer_loading and tool.name:
+            if _is_tool(part.data[start:end]):
                 return Spot(part.name, part.base + start, part.base + end)
         return None
 
@@ -186,7 +189,10 @@ def _last_in_message(part: Part, start: int, end: int, content: bytes, limit: in
     at = end - 1 - len(content)
     if not (part.data.startswith(content, at) and _CONTENT_KEY.search(part.data[max(start, at - 32) : at])):
         # It is not the last member, as it mostly is.
-        at = start + member_spans(part.data[start:end]).get("content", (end, end))[0]
+        found = member_spans(part.data[start:end]).get("content")
+        if found is None:
+            return None  # a key comes twice
+        at = start + found[0]
     return _last_of(part, at, at + len(content), limit)
 
 
@@ -205,10 +211,21 @@ def _last_of(part: Part, start: int, end: int, limit: int | None) -> Spot | None
         looked += 1
         if looked > _LOOKED_BACK:
             return None
-        block = _BLOCK.decode(value[first:last])
-        if str(block.type) in _BLOCK_TYPES and (block.type != "text" or str(block.text or "").strip()):
+        if _is_block(value[first:last]):
             return Spot(part.name, part.base + start + first, part.base + start + last)
     return None
+
+
+def _is_tool(value: bytes) -> bool:
+    tool = _TOOL.decode(value)
+    return not tool.defer_loading and bool(tool.name) and tool.cache_control is UNSET
+
+
+def _is_block(value: bytes) -> bool:
+    """Whether it can be marked. Where a client has written the key, be it without a value, a second one would be one too many."""
+    block = _BLOCK.decode(value)
+    known = str(block.type) in _BLOCK_TYPES and (block.type != "text" or bool(str(block.text or "").strip()))
+    return known and block.cache_control is UNSET
 
 
 def _is_text(value: bytes) -> bool:
@@ -216,7 +233,7 @@ def _is_text(value: bytes) -> bool:
 
 
 def place(dialect_id: str, body: bytes, plan: Placement, *, prompt: Prompt | None = None) -> bytes:
-    """The body with the marks, or the key, of a plan; the same object where there is nothing to write.
+    """The body with the marks, or the key, of a plan; the same object where there is nothing to write, or no place to write it.
 
     ``prompt`` is the one read from this body, if it was. Raises one of ``dialect.UNREADABLE`` for a key in no JSON object.
     """
@@ -228,6 +245,9 @@ def place(dialect_id: str, body: bytes, plan: Placement, *, prompt: Prompt | Non
     if prompt is None:
         return body
     parts = {part.name: part for part in prompt.parts}
+    spots = [spot for spot, _ in plan.marks]
+    if len(set(spots)) < len(spots) or not all(_is_here(parts.get(spot.part), spot) for spot in spots):
+        return body
     inserted: list[tuple[int, bytes]] = []
     for spot, ttl in plan.marks:
         shift = parts[spot.part].at - parts[spot.part].base
@@ -237,6 +257,23 @@ def place(dialect_id: str, body: bytes, plan: Placement, *, prompt: Prompt | Non
         else:
             inserted.append((spot.end + shift - 1, _MARKS[ttl]))
     return _inserted(body, sorted(inserted))
+
+
+def _is_here(part: Part | None, spot: Spot) -> bool:
+    """Whether a spot is one of this prompt (rule 5). Within a JSON text each quote is escaped: no part of one reads as an object with
+    a type or a name, or as a text behind the key of a content."""
+    if part is None or not part.base <= spot.start < spot.end <= part.end:
+        return False
+    start, end = spot.start - part.base, spot.end - part.base
+    value = part.data[start:end]
+    try:
+        if spot.bare:
+            whole = start == 0 and end == len(part.data) and part.name == "system"
+            return (whole or _CONTENT_KEY.search(part.data[max(0, start - 32) : start]) is not None) and _is_text(value)
+        found = _is_tool(value) if part.name == "tools" else _is_block(value)
+        return found and value[:1] == b"{" and value[-1:] == b"}"
+    except UNREADABLE:
+        return False
 
 
 def _inserted(body: bytes, inserted: Sequence[tuple[int, bytes]]) -> bytes:
@@ -251,6 +288,8 @@ def _inserted(body: bytes, inserted: Sequence[tuple[int, bytes]]) -> bytes:
 
 def _with_key(body: bytes, key: str) -> bytes:
     spans = member_spans(body)
+    if not spans:
+        return body
     if "prompt_cache_key" in spans:
         start, end = spans["prompt_cache_key"]
         if given(Raw(body[start:end])):

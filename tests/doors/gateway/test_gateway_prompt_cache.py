@@ -52,3 +52,19 @@ async def test_openai_is_told_which_requests_belong_together(tmp_path: Path, ses
         await house.client.post("/v1/chat/completions", headers=headers, json={**CHAT, "model": GPT})
         (row,) = house.rows()
         assert json.loads(row["decision"]).get("prompt_cache") == ({"key": True} if session else None)
+
+
+async def test_names_that_two_tenants_share_are_two_threads(tmp_path: Path) -> None:
+    """The same session and agent with another key, or another user: nothing of the one's prompt is compared with the other's."""
+    async with gateway(tmp_path, settings=Settings(routes={"*": {"prompt_cache": "auto"}})) as house:
+        body = {"model": HAIKU, "max_tokens": 9, "system": SYSTEM, "messages": [{"role": "user", "content": "x"}]}
+        headers = {"anthropic-version": "2023-06-01", "x-bursar-session": "s", "x-bursar-agent": "a"}
+        for who in (
+            {"x-api-key": "k"},
+            {"x-api-key": "other"},
+            {"x-api-key": "k", "x-bursar-user": "u"},
+            {"x-api-key": "k"},
+        ):
+            await house.client.post("/v1/messages", headers=headers | who, json=body)
+        notes = [json.loads(row["decision"])["prompt_cache"] for row in house.rows()]
+        assert ["shared_bytes" in note for note in notes] == [False, False, False, True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,6 +31,9 @@ QUESTIONS = [
     )
 ]
 
+SPACED = [QUESTIONS[0] + " " * number for number in range(160)]
+"""No guard tells them apart, nor do their vectors."""
+
 
 class Helpdesk(Script):
     """A model that knows one answer, words it in a few ways, makes vectors, and judges."""
@@ -47,16 +51,42 @@ class Helpdesk(Script):
                 "data": [{"object": "embedding", "index": 0, "embedding": vector}],
             }  # fmt: skip
         else:
-            said = "SAME" if body["model"] == "gpt-4o" else self.say(body["messages"][-1]["content"])
+            asked = body["messages"][-1]["content"]
+            said = self.judge(asked) if body["model"] == "gpt-4o" else self.say(asked)
             message = {"role": "assistant", "content": said}
             out = {
                 "id": f"c{len(self.seen)}", "object": "chat.completion", "created": 1, "model": body["model"], "usage": usage,
-                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                "choices": [{"index": 0, "message": message, **self.end(body["messages"][-1]["content"])}],
             }  # fmt: skip
         protocol.response_bytes(200, self.headers, json.dumps(out).encode())
 
     def say(self, question: str) -> str:
         return "Open the settings and choose Reset."
+
+    def judge(self, asked: str) -> str:
+        return "SAME"
+
+    def end(self, question: str) -> dict[str, Any]:
+        return {"finish_reason": "stop"}
+
+
+TOOL = {"id": "c", "type": "function", "function": {"name": "reset_now", "arguments": "{}"}}
+TOOLS = [{"type": "function", "function": {"name": "reset_now"}}]
+ASKS_FOR_TOOLS = {
+    "finish_reason": "tool_calls",
+    "message": {"role": "assistant", "content": None, "tool_calls": [TOOL]},
+}
+
+
+class Acting(Helpdesk):
+    """A model that answers every other question of SPACED in a way that is no text to keep."""
+
+    def __init__(self, ending: dict[str, Any]) -> None:
+        super().__init__()
+        self.ending = ending
+
+    def end(self, question: str) -> dict[str, Any]:
+        return self.ending if len(question) % 2 else super().end(question)
 
 
 class Chatty(Helpdesk):
@@ -65,12 +95,19 @@ class Chatty(Helpdesk):
 
 
 @asynccontextmanager
-async def asking(path: Path, script: Script, **semantic: Any) -> AsyncIterator[House]:
+async def asking(
+    path: Path,
+    script: Script,
+    *,
+    route: dict[str, Any] | None = None,
+    cache: dict[str, Any] | None = None,
+    **semantic: Any,
+) -> AsyncIterator[House]:
     server = HttpServer(script, "127.0.0.1", 0)
     await server.start()
     try:
         settings = Settings(
-            routes={"*": {"cache": {"semantic": {"errors": "20%", **semantic}}}},
+            routes={"*": {**(route or {}), "cache": {**(cache or {}), "semantic": {"errors": "20%", **semantic}}}},
             cache=Cache(store="memory"),
             providers={"openai": ProviderSettings(base_url=f"{server.url}/v1", key_env="TEST_PROVIDER_KEY")},
         )
@@ -117,6 +154,64 @@ async def test_answers_that_differ_are_no_evidence(tmp_path: Path) -> None:
         assert {await ask(house, question) for question in QUESTIONS[:80]} == {"miss"}
 
 
+@pytest.mark.parametrize(
+    ("ending", "cache"),
+    [
+        (ASKS_FOR_TOOLS, {}),
+        (ASKS_FOR_TOOLS, {"tool_calls": True}),
+        ({"finish_reason": "content_filter"}, {}),
+        ({"finish_reason": "length"}, {}),
+    ],
+)
+async def test_answers_that_are_no_text_fail_their_checks(
+    tmp_path: Path, ending: dict[str, Any], cache: dict[str, Any]
+) -> None:
+    """Where half of the questions end in tool calls, or are filtered, no neighbour speaks for the other half: checks that find that
+    out count, whether such answers are kept or not, and nothing false is served beyond the bound."""
+    questions = random.Random(1).sample(SPACED, len(SPACED))
+    async with asking(tmp_path, Acting(ending), cache=cache, shadow="5%") as house:
+        tiers = [await ask(house, question, tools=TOOLS) for question in questions]
+    served = [question for question, tier in zip(questions, tiers, strict=True) if tier == "semantic"]
+    assert sum(len(question) % 2 for question in served) <= 0.2 * len(served)
+    strata = json.loads((tmp_path / "cache-evidence.json").read_bytes())["routes"]["*"]["strata"]
+    assert sum(stratum["mistaken"] for stratum in strata) > 20
+
+
+async def test_calls_that_failed_are_no_evidence(tmp_path: Path) -> None:
+    """An error is neither for nor against: what was known stays."""
+
+    class Failing(Helpdesk):
+        async def __call__(self, scope: HttpScope, protocol: HttpProtocol) -> None:
+            if len(self.seen) == 10:
+                self.seen.append({})
+                protocol.response_bytes(
+                    400, self.headers, b'{"error": {"message": "no", "type": "invalid_request_error"}}'
+                )
+                return
+            await super().__call__(scope, protocol)
+
+    script = Failing()
+    async with asking(tmp_path, script) as house:
+        for question in SPACED[:20]:
+            body = {"model": "gpt-4o-mini", "temperature": 0, "messages": [{"role": "user", "content": question}]}
+            await house.client.post("/v1/chat/completions", headers={"authorization": "Bearer x"}, json=body)
+    strata = json.loads((tmp_path / "cache-evidence.json").read_bytes())["routes"]["*"]["strata"]
+    assert sum(stratum["checked"] for stratum in strata) > 5
+    assert sum(stratum["mistaken"] for stratum in strata) == 0
+
+
+async def test_evidence_outlives_a_restart_but_no_other_rungs(tmp_path: Path) -> None:
+    """What was learned is known to the next run; not to one whose route asks other models, nor to the one after that."""
+    before: dict[str, Any] = {"rungs": ["openai/gpt-4o-mini"]}
+    served: list[bool] = []
+    for route in (before, before, {"rungs": ["openai/gpt-4.1-mini"]}, before):
+        async with asking(tmp_path, Helpdesk(), route=route, shadow="0%") as house:
+            tiers = [await ask(house, question) for question in SPACED[:60]]
+            served.append("semantic" in tiers[:15])
+            assert "semantic" in tiers
+    assert served == [False, True, False, False]
+
+
 async def test_a_judge_is_a_call_that_is_booked(tmp_path: Path) -> None:
     """Where the route names one, a model says whether two answers are the same; what it and the vectors cost is booked."""
     script = Chatty()
@@ -130,6 +225,20 @@ async def test_a_judge_is_a_call_that_is_booked(tmp_path: Path) -> None:
         assert all(row["cost_nanousd"] and row["cost_nanousd"] > 0 for row in own)
         asked = [body for body in script.seen if body["model"] == "gpt-4o"]
         assert len(asked) == sum(row["model_asked"] == "gpt-4o" for row in own)
+
+
+async def test_a_judge_that_explains_itself_is_heard(tmp_path: Path) -> None:
+    """What it says instead of the one word that was asked for is not that the answers are the same."""
+
+    class Explaining(Chatty):
+        def judge(self, asked: str) -> str:
+            question = asked.split("\n")[1]
+            return "SAME" if len(question) % 2 else "They are different: the second one names another number."
+
+    async with asking(tmp_path, Explaining(), verify="judge", judge="openai/gpt-4o") as house:
+        assert {await ask(house, question) for question in SPACED[:80]} == {"miss"}
+    strata = json.loads((tmp_path / "cache-evidence.json").read_bytes())["routes"]["*"]["strata"]
+    assert sum(stratum["mistaken"] for stratum in strata) > 0
 
 
 def first_words(texts: Sequence[str]) -> list[list[float]]:

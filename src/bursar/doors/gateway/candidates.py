@@ -51,7 +51,7 @@ from .destinations import Destination, destination
 from .gate import Gate
 from .outgoing import Outgoing
 from .request import Calls, Request
-from .tenants import client_digest, key_digest
+from .tenants import client_digest, key_digest, tenant_of
 
 __all__ = ["Attempting", "RungsOf", "native"]
 
@@ -260,7 +260,8 @@ class Attempting:
                 calls.tallies.add("failed", opening.provider, calls.clock.now_us())
             raise
         if planned is not None and not isinstance(done, Refused) and done.attempt is not None:
-            calls.prompt_caching.settled(planned, done.attempt.charge.usage)
+            charge = done.attempt.charge
+            calls.prompt_caching.settled(planned, None if charge.estimated else charge.usage)
         return done
 
     def _plan(self) -> Planned | None:
@@ -271,16 +272,18 @@ class Attempting:
         rule, facts = self.to.rule, self.facts
         book, price_id = rungs.request.rulebook.book, rule.provider.price_id(self.to.path)
         at_us = rungs.calls.clock.now_us()
-        scope = rungs.request.scope
+        scope, thread = rungs.request.scope, thread_of(rungs.request.scope)
+        tenant = tenant_of(rungs.request.caller, rungs.request.head.headers, scope, "user")
         planned = rungs.calls.prompt_caching.plan(
-            thread_of(scope),
+            f"{tenant} {thread}" if thread else "",
             facts,
             self.to.dialect.id,
             self._body,
             book.card(price_id, facts.model, time_of(at_us), facts.terms),
             at_us,
             takes_key=rule.provider.cache_key,
-            group=scope.agent,
+            group=f"{tenant} {scope.agent}",
+            owner=self.target.key,
         )
         self._body, self.facts = planned.body, planned.facts
         return planned

@@ -78,6 +78,14 @@ class _Call(NamedTuple):
     started_us: int
 
 
+class _Said(NamedTuple):
+    """What a provider answered, and the client has. ``entry`` None: it could not be kept; ``kept`` False: it was not."""
+
+    attempt: Attempt
+    entry: CacheEntry | None = None
+    kept: bool = False
+
+
 class RoutedCalls:
     """Takes requests up the rungs of their routes."""
 
@@ -97,8 +105,8 @@ class RoutedCalls:
         if learned is not None:
             await self._learn(request, *learned)
 
-    async def _handle(self, request: Request, route: Route) -> tuple[Asked, CacheEntry] | None:
-        """Answer. Returns a question that is to be remembered, with its answer."""
+    async def _handle(self, request: Request, route: Route) -> tuple[Asked, _Said] | None:
+        """Answer. Returns a question that is to be learned from, with what was said."""
         call = _Call(request, route, self._calls.clock.new_id(), self._calls.clock.now_us())
         ask = self._ask(request, route)
         if ask is None:
@@ -107,7 +115,7 @@ class RoutedCalls:
         kept = await self._routing.cache.look(ask)
         similar: Asked | None = None
         told: Callable[[], None] | None = None
-        if kept.fresh is None and (similar := await self._similar(request, ask)) is not None:
+        if kept.fresh is None and (similar := await self._similar(request, ask, route)) is not None:
             kept, similar = await self._matched(ask, kept, similar)
             if kept.fresh is not None:
                 told = partial(self._routing.similar().wrong, similar)
@@ -118,8 +126,8 @@ class RoutedCalls:
             self._routing.cache.looked(route.name, "miss")
             message = f"nothing fresh is kept for this request, and {CACHE_HEADER}: only asks no provider"
             raise Problem(504, "cache_miss", message, {"call_id": call.id}, headers=NO_RETRY)
-        entry = await self._asked_once(call, ask, kept, told)
-        return None if similar is None or entry is None else (similar, entry)
+        said = await self._asked_once(call, ask, kept, told)
+        return None if similar is None or said is None else (similar, said)
 
     async def _matched(self, ask: CacheAsk, kept: Kept, similar: Asked) -> tuple[Kept, Asked]:
         """What is kept, with the answer to a similar question where that may be given."""
@@ -134,8 +142,8 @@ class RoutedCalls:
 
     async def _asked_once(
         self, call: _Call, ask: CacheAsk, kept: Kept, told: Callable[[], None] | None
-    ) -> CacheEntry | None:
-        """Rule 3. Returns what was kept of an answer that this call has asked for."""
+    ) -> _Said | None:
+        """Rule 3. Returns what was said to this call, if it has asked for it."""
         cache = self._routing.cache
         if not ask.looks or not call.route.cache_first:
             return await self._climb(call, ask, kept, told=told)
@@ -187,7 +195,7 @@ class RoutedCalls:
             tags = tuple(dict.fromkeys((*entry.tags, *ask.policy.tags)))
             await self._routing.cache.keep(replace(entry, tags=tags))
 
-    async def _similar(self, request: Request, ask: CacheAsk) -> Asked | None:
+    async def _similar(self, request: Request, ask: CacheAsk, route: Route) -> Asked | None:
         """What is known of similar questions, None where the route does not ask or the request has no question."""
         policy = ask.policy.semantic
         theirs = speaker(request.to.dialect) if policy is not None and ask.looks else None
@@ -204,17 +212,18 @@ class RoutedCalls:
             return None
         path = f"{ask.meant}\n{request.facts.stream}"
         return await self._routing.similar().look(
-            question, policy, vectors, tenant=ask.tenant, route=ask.route, path=path
+            question, policy, vectors, tenant=ask.tenant, route=route.name, path=path, made="\n".join(_rungs(route))
         )
 
-    async def _learn(self, request: Request, asked: Asked, entry: CacheEntry) -> None:
-        """Compare what was answered with what would have been given, and keep the question."""
-        theirs = speaker(request.to.dialect)
-        text = None if theirs is None else answer_text(theirs, entry.body, stream=entry.stream)
-        if theirs is None or text is None:
+    async def _learn(self, request: Request, asked: Asked, said: _Said) -> None:
+        """Compare what was answered with what would have been given, and keep the question where the answer is."""
+        theirs, entry = speaker(request.to.dialect), said.entry
+        text = None if theirs is None or entry is None else answer_text(theirs, entry.body, stream=entry.stream)
+        if theirs is None or entry is None or text is None:
+            self._routing.similar().differed(asked, said.attempt)
             return
         other: str | None = None
-        if asked.match is not None and (asked.match.shadow or asked.policy.judge):
+        if asked.match is not None and (asked.compared or asked.policy.judge):
             matched = await self._routing.cache.entry(asked.match.key, entry.tenant)
             other = None if matched is None else answer_text(theirs, matched.body, stream=matched.stream)
         side = SideCalls(self._calls, request, self._routing.embedder_of)
@@ -222,7 +231,7 @@ class RoutedCalls:
         async def judge(question: str, one: str, two: str) -> bool | None:
             return await side.same(asked.policy.judge, question, one, two)
 
-        await self._routing.similar().learn(asked, entry.key, text, other, judge)
+        await self._routing.similar().learn(asked, entry.key if said.kept else None, text, other, judge)
 
     def _ask(self, request: Request, route: Route) -> CacheAsk | None:
         """The request as the cache knows it, None where the route keeps nothing. Raises BadRequest."""
@@ -265,8 +274,9 @@ class RoutedCalls:
         kept: Kept,
         flight: Flight | None = None,
         told: Callable[[], None] | None = None,
-    ) -> CacheEntry | None:
-        """Returns what was kept of the answer. ``told`` is to be told if a similar answer was given, and is said to be wrong."""
+    ) -> _Said | None:
+        """Returns what was said, None where that was no answer or broke off. ``told`` is to be told if a similar answer was given, and
+        is said to be wrong."""
         request, route = call.request, call.route
         cache = "" if ask is None or not ask.looks else "miss"
         clears = self._routing.cache.clears
@@ -309,17 +319,19 @@ class RoutedCalls:
             return None
         if whole is not None and whole.parts > 1:
             return None
-        if ask is None or not ask.keeps or climbed.cause is not None or body is None or done.attempt is None:
+        if ask is None or done.attempt is None:
             return None
-        if keepable(ask.policy, done, body) or is_degraded(done.admitted):
-            return None
+        if not ask.keeps or climbed.cause is not None or body is None or keepable(ask.policy, done, body):
+            return _Said(done.attempt)
         entry = self._entry(request, ask, done.attempt, body, content_type)
+        if is_degraded(done.admitted):
+            return _Said(done.attempt, entry)
         if flight is not None:
             flight.land(entry)
         if self._routing.cache.clears != clears:  # perhaps this one was meant: it is asked for again
-            return None
+            return _Said(done.attempt, entry)
         await self._routing.cache.keep(entry)
-        return entry
+        return _Said(done.attempt, entry, kept=True)
 
     async def _has_left(self, call: _Call) -> bool:
         """Whether the client of a whole answer has left. One that has waited for a moment only has not."""
@@ -465,11 +477,15 @@ def _meant(request: Request, route: Route) -> str:
     route that says something else by now means other answers."""
     headers, policy = request.head.headers, route.cache
     asked = [headers.get(name, "") for name in _TELLING]
-    rungs = [f"{rung.kind} {rung.provider}/{rung.model} {rung.output_cap} {rung.effort}" for rung in route.rungs]
     kept = f"{policy.ttl_s} {policy.stale_s} {policy.tool_calls}" if policy is not None else ""
     usage = "usage" if request.facts.asks_usage else ""
     path = f"{request.to.rule.provider.id} {request.to.path}?{request.caller.query}"
-    return "\n".join((path, usage, *asked, kept, *rungs))
+    return "\n".join((path, usage, *asked, kept, *_rungs(route)))
+
+
+def _rungs(route: Route) -> list[str]:
+    """What a route makes of a request."""
+    return [f"{rung.kind} {rung.provider}/{rung.model} {rung.output_cap} {rung.effort}" for rung in route.rungs]
 
 
 def _is_json(body: bytes) -> bool:

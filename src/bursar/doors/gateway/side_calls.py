@@ -2,7 +2,8 @@
 
 Rule 1: they are held, charged and booked like any other call, for whoever caused them, under the label ``bursar_for``: cache.
 Rule 2: they are asked with the server's own keys. One that fails is no answer, and nothing else.
-Rule 3: a judge sees the question and both answers, and says one word. Any other word is no judgement.
+Rule 3: a judge sees the question and both answers, and says one word. Whatever else it says is not SAME: were that no judgement, one
+        that explains itself where answers differ would never be heard.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class SideCalls:
         return _Vectors(self, self._embedder_of(model, to, self._headers(to.rule)), model, to)
 
     async def same(self, name: str, question: str, one: str, other: str) -> bool | None:
-        """Whether two answers say the same, None where that was not said."""
+        """Whether two answers say the same, None where the judge did not answer."""
         provider, _, model = name.partition("/")
         text = f"Question:\n{question[:_TEXT_MAX]}\n\nFirst answer:\n{one[:_TEXT_MAX]}\n\nSecond answer:\n{other[:_TEXT_MAX]}"
         asked = Asked(
@@ -94,8 +95,7 @@ class SideCalls:
             said = "".join(part.text for part in theirs.read_answer(answer.body).parts if isinstance(part, Text))
         except (CacheError, Untranslatable, BadRequest, ValueError):
             return None
-        word = said.strip().strip(".").upper()
-        return {"SAME": True, "DIFFERENT": False}.get(word)
+        return said.strip().strip(".").upper() == "SAME"
 
     async def drive(self, to: Destination, facts: RequestFacts, upstream: Upstream) -> None:
         """Make the call, held before and settled after."""
