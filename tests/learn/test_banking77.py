@@ -84,7 +84,7 @@ def test_false_hits_stay_within_the_bound() -> None:
     """With hashed n-grams, at 5 %, questions are served in every order, more of them later on, and few enough of them wrongly."""
     ((within, served, late, _),) = measure("ngrams", hashed_ngrams, (0.05,), 2)
     assert within == 1.0
-    assert served > 0.06
+    assert served > 0.02
     assert late > served
 
 
@@ -94,7 +94,7 @@ def test_a_sentence_model_serves_more() -> None:
     """With the local model more is served within the same bound."""
     ((within, served, _, _),) = measure("local", local(), (0.05,), 1)
     assert within == 1.0
-    assert served > 0.1
+    assert served > 0.05
 
 
 @pytest.mark.long

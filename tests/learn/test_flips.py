@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from semantic_flips import HELD_OUT, flips
+from semantic_small_flips import SMALL_FLIPS
 
 from bursar.adapters.embedders import LocalEmbedder
 from bursar.core.errors import ConfigError
 from bursar.learn import guard_words
-from bursar.learn.evidence import STATE_VERSION as EVIDENCE_VERSION
+from bursar.learn.evidence import Evidence
 from bursar.learn.guards import difference, signature
 from bursar.learn.ngrams import hashed_ngrams
 from bursar.learn.semantic import STATE_VERSION, SimilarAnswers
@@ -24,10 +25,9 @@ OPENERS = ("", "Please, ", "Hello! ", "Thanks. ")
 
 def promoted() -> SimilarAnswers:
     """As if a billion checks had agreed, in every stratum: nothing but the guards is left to refuse."""
-    stratum = {
-        "tries": 1, "right": 10**9, "wrong": 0, "served": 0, "promoted": True, "passed": True, "checked": 10**9, "mistaken": 0,
-    }  # fmt: skip
-    route = {"version": EVIDENCE_VERSION, "errors": 0.05, "strata": [stratum] * 4}
+    route = Evidence(0.05).state()
+    for stratum in route["strata"]:
+        stratum |= {"right": 10**9, "promoted": True, "passed": True, "checked": 10**9}
     answers = SimilarAnswers()
     answers.restore({"version": STATE_VERSION, "routes": {"route": route}})
     return answers
@@ -54,6 +54,10 @@ def spread(kept: Sequence[str]) -> list[str]:
 
 
 PAIRS = [(spread(flip.kept), flip.asked) for flip in FLIPS]
+SMALL = [
+    (kind, kept, asked) for kind, pairs in SMALL_FLIPS.items() for pair in pairs for kept, asked in (pair, pair[::-1])
+]
+SMALL_PAIRS = [(kept, asked) for _, one, asked in SMALL for kept in ([one], spread([one]))]
 SAME = [
     (spread([flip.kept[0]]), "Kindly, " + flip.kept[0][:1].lower() + flip.kept[0][1:])
     for flip in FLIPS
@@ -66,7 +70,7 @@ def test_the_suite_is_large_and_holds_words_out() -> None:
     kinds = Counter(flip.kind for flip in FLIPS)
     assert sum(kinds.values()) >= 1_000
     assert len(kinds) >= 15
-    listed = {*guard_words.AXES, *guard_words.NEGATIONS, *guard_words.QUANTIFIERS, *guard_words.SAME_WORDS}
+    listed = {*guard_words.AXES, *guard_words.NEGATIONS, *guard_words.QUANTIFIERS}
     assert not listed & {word for pair in HELD_OUT for word in pair}
 
 
@@ -81,11 +85,18 @@ def test_every_flip_is_a_difference() -> None:
     assert same == []
 
 
+def test_every_small_flip_is_a_difference() -> None:
+    """A preposition, a pronoun, a letter, a sign, a form of a word: in all languages and from both sides, the guards see it."""
+    assert len(SMALL) >= 300
+    assert [each for each in SMALL if not difference(signature(each[1]), signature(each[2]))] == []
+
+
 @pytest.mark.timeout(300)
 def test_no_flip_is_served_by_ngrams() -> None:
     """With all evidence there could be, no flip gets the other question's answer; the question itself, worded a little differently,
     does."""
     assert served(hashed_ngrams, PAIRS) == []
+    assert served(hashed_ngrams, SMALL_PAIRS) == []
     assert len(served(hashed_ngrams, SAME)) > len(SAME) * 0.9
 
 
@@ -98,4 +109,5 @@ def test_no_flip_is_served_by_a_sentence_model(each: int) -> None:
     except ConfigError as error:
         pytest.skip(f"the local model is an optional part: {error}")
     assert served(model._encoder.encode, [(flip.kept, flip.asked) for flip in FLIPS[::each]]) == []
+    assert served(model._encoder.encode, [([kept], asked) for _, kept, asked in SMALL[::each]]) == []
     assert len(served(model._encoder.encode, SAME[::each])) > len(SAME[::each]) * 0.9

@@ -1,16 +1,13 @@
-"""The words that ``guards`` knows: data, no rules. English first; numbers, negations and function words of five other languages.
+"""The words that ``guards`` knows: data, no rules. English first; politeness, negations and small words of six other languages.
 
-What is missing here is not thereby served: where only a word or two differ, unknown words are refused like known ones.
+What is missing here is not thereby served: every word is compared, these only say more of why, or that it is never to be waived.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = [
-    "AXES", "CURRENCIES", "FUNCTION_WORDS", "LANGUAGES", "MONTHS", "NEGATIONS", "NUMBER_WORDS", "PLACES", "QUANTIFIERS",
-    "SAME_WORDS", "TIME_WORDS", "UNITS", "WEEKDAYS",
-]  # fmt: skip
+__all__ = ["ASKING", "ASKS", "AXES", "CONTRACTIONS", "CURRENCIES", "FUNCTION_WORDS", "HOMOGRAPHS", "LANGUAGES", "LINKS", "MONTHS", "NEGATIONS", "NUMBER_WORDS", "PEOPLE", "PLACES", "POLITE", "QUANTIFIERS", "SAME_WORDS", "SPOKEN_OF", "TIME_WORDS", "UNITS", "WEEKDAYS"]  # fmt: skip
 
 
 def _set(text: str) -> frozenset[str]:
@@ -111,6 +108,63 @@ FUNCTION_WORDS: Final = _set(
     not no n't dont doesnt didnt cant couldnt wont wouldnt isnt arent wasnt werent hasnt havent hadnt shouldnt cannot"""
 )
 
+PEOPLE: Final = _set(
+    """i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her hers herself they them
+    their theirs themselves one"""
+)
+
+LINKS: Final = _set(
+    """to of in on at for from by with without about into onto upon within during through per via than and or nor but if unless whether
+    because since until till before after over under between among against off out up down as so while except like near around along
+    across behind beside beyond above below inside outside towards toward despite instead not no"""
+)
+
+ASKING: Final = _set(
+    """what which who whom whose when where why how was wer wem wen wann wo warum wieso wie welche welcher welches que quoi qui quel quelle
+    quels quelles quand où pourquoi comment combien qué quién cuál cuándo dónde cómo cuánto cuánta cuántos cuántas che cosa chi quale
+    quando dove perché come quanto quanta quem qual onde porquê wat wie welke wanneer waar waarom hoe"""
+) - {"was", "come"}
+
+POLITE: Final = {
+    "asking": ("please", "kindly", "bitte", "s'il vous plaît", "s'il te plaît", "por favor", "per favore", "alsjeblieft", "alstublieft"),
+    "greeting": (
+        "hi there", "hi", "hello there", "hello", "hey", "good morning", "good afternoon", "good evening", "dear all", "thanks in advance", "thanks a lot", "many thanks", "thanks",
+        "thank you very much", "thank you", "cheers", "hallo", "guten tag", "guten morgen", "danke", "vielen dank", "bonjour", "merci", "hola", "buenos días", "gracias",
+        "muchas gracias", "ciao", "buongiorno", "grazie", "olá", "bom dia", "obrigado", "obrigada", "goedendag", "bedankt", "dank je", "dank u",
+    ),
+    "opening": ("quick question", "a quick question", "question", "please tell me", "tell me"),
+}  # fmt: skip
+"""What is said around a question and is no part of it: before it (a greeting only with a stop or a comma after it), or after it with a
+stop or a comma before."""
+
+SPOKEN_OF: Final = (
+    "say", "says", "saying", "said", "word", "words", "translate", "translation", "mean", "means", "meaning", "spell", "pronounce", "write", "type", "reply", "answer",
+    "heißt", "wort", "übersetze", "dire", "mot", "decir", "significa", "palabra", "traduce", "parola", "dizer", "palavra", "betekent", "woord",
+)  # fmt: skip
+"""Words of questions that may be about such words: "say hello, please"."""
+
+CONTRACTIONS: Final = {
+    **{f"{word}{end}": (word, "is") for word in ("what", "who", "where", "how", "when", "why", "that", "there", "here", "it", "he", "she") for end in ("'s",)},
+    "can't": ("can", "not"), "cant": ("can", "not"), "cannot": ("can", "not"), "won't": ("will", "not"), "wont": ("will", "not"), "shan't": ("shall", "not"),
+    **{f"{word}nt": (word, "not") for word in ("do", "does", "did", "is", "are", "was", "were", "has", "have", "had", "should", "could", "would")},
+}  # fmt: skip
+
+ASKS: Final = ASKING | _set(
+    """do does did is are am was were have has had can could will would shall should may might must don't isn't aren't can't won't"""
+)
+"""What a question begins with that needs no question mark."""
+
+HOMOGRAPHS: Final = _set(
+    """polish turkey china chile jordan georgia nice reading cork bath phoenix may march august will mark bill rose jack frank grant pat sue
+    apple amazon target shell gap oracle windows word teams excel access outlook swift java python go rust"""
+)
+"""Names that are other words, too: their capital says something at the beginning of a sentence, too."""
+
+_ONES: Final = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
+    "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS: Final = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 SAME_WORDS: Final = {
     word: words.split()[0]
     for words in (
@@ -125,25 +179,20 @@ SAME_WORDS: Final = {
 }  # fmt: skip
 
 NUMBER_WORDS: Final = {
-    word: value
-    for value, words in {
-        0: "zero zéro cero null nul", 1: "one once single eins ein une uno una", 2: "two twice couple double pair zwei deux dos due dois twee",
-        3: "three thrice triple drei trois tres tre três drie", 4: "four vier quatre cuatro quattro quatro", 5: "five fünf cinq cinco cinque vijf",
-        6: "six sechs seis sei zes", 7: "seven sieben sept siete sette sete zeven", 8: "eight acht huit ocho otto oito",
-        9: "nine neun neuf nueve nove negen", 10: "ten zehn dix diez dieci dez tien", 11: "eleven elf onze", 12: "twelve dozen zwölf douze doce dodici doze twaalf",
-        13: "thirteen", 14: "fourteen fortnight", 15: "fifteen", 16: "sixteen", 17: "seventeen", 18: "eighteen", 19: "nineteen", 20: "twenty zwanzig vingt veinte venti vinte twintig",
-        30: "thirty dreißig trente treinta trenta trinta dertig", 40: "forty", 50: "fifty", 60: "sixty", 70: "seventy", 80: "eighty", 90: "ninety", 100: "hundred hundert cent cien ciento cento cem honderd",
-        1000: "thousand tausend mille mil duizend", 1_000_000: "million millions", 1_000_000_000: "billion billions",
-    }.items()
-    for word in words.split()
-}  # fmt: skip
-"""Without "second" and "first", which are also time and order: those are compared as words of time."""
+    **{word: value for value, word in enumerate(_ONES)},
+    **{word: value * 10 for value, word in enumerate(_TENS, 2)},
+    "hundred": 100,
+    "thousand": 1_000,
+    "million": 1_000_000,
+    "billion": 1_000_000_000,
+}
+"""English ones. Words that only mean a number sometimes (dozen, double, once, null) are words, and so are those of other languages."""
 
 UNITS: Final = {
     word: words.split()[0]
     for words in (
         "mm millimetre millimetres millimeter millimeters", "cm centimetre centimetres centimeter centimeters", "m metre metres meter meters", "km kilometre kilometres kilometer kilometers kms",
-        "mi mile miles", "ft foot feet", "in inch inches", "yd yard yards", "mg milligram milligrams", "g gram grams gramme", "kg kilo kilos kilogram kilograms", "lb lbs pound-weight", "oz ounce ounces",
+        "mi mile miles", "ft foot feet", "inch inches", "yd yard yards", "mg milligram milligrams", "g gram grams gramme", "kg kilo kilos kilogram kilograms", "lb lbs", "pound pounds", "oz ounce ounces",
         "ml millilitre millilitres milliliter milliliters", "l litre litres liter liters", "gal gallon gallons", "ms millisecond milliseconds", "s sec secs second seconds", "min mins minute minutes", "h hr hrs hour hours",
         "day days", "week weeks", "month months", "year years yr yrs", "kb kilobyte kilobytes", "mb megabyte megabytes", "gb gigabyte gigabytes gig gigs", "tb terabyte terabytes",
         "c celsius", "f fahrenheit", "k", "w watt watts", "kw kilowatt kilowatts", "v volt volts", "hz hertz", "mph", "kmh kph", "percent % pct", "am", "pm", "px pixel pixels", "person persons people", "times",
@@ -154,7 +203,7 @@ UNITS: Final = {
 CURRENCIES: Final = {
     word: words.split()[0]
     for words in (
-        "usd $ dollar dollars bucks", "eur € euro euros", "gbp £ quid sterling pound pounds", "jpy ¥ yen", "cny yuan renminbi rmb", "inr ₹ rupee rupees", "chf franc francs",
+        "usd $ dollar dollars bucks", "eur € euro euros", "gbp £ quid sterling", "jpy ¥ yen", "cny yuan renminbi rmb", "inr ₹ rupee rupees", "chf franc francs",
         "krw ₩ won-currency", "rub ₽ ruble rubles rouble roubles", "brl real reais", "mxn peso pesos", "sek krona kronor", "nok krone kroner", "dkk", "pln zloty", "czk koruna",
         "huf forint", "try lira", "cad", "aud", "nzd", "sgd", "hkd", "zar rand", "btc bitcoin bitcoins", "eth ether ethereum", "thb baht", "ils shekel shekels", "aed dirham",
     )

@@ -21,7 +21,11 @@ __all__ = ["DIMENSIONS", "hashed_ngrams"]
 
 DIMENSIONS: Final = 512
 
-_WORD: Final = re.compile(r"\w+", re.UNICODE)
+# What is between spaces and punctuation: vowel signs, tones and joiners are no word characters to ``re``, and words of many scripts would
+# fall apart at them.
+_WORD: Final = re.compile(
+    r"[^\s!-/:-@\[-^`{-~\u00a1-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u2000-\u200b\u200e-\u206f\u3000-\u303f]+"
+)
 _TEXT_LENGTH_MAX: Final = 8_000
 _FREQUENT_TEXT: Final = """a an the this that these those it its i me my mine we us our you your he she they them their is are am was were be been
     being do does did have has had can could will would shall should may might must to of in on at for from by with about as

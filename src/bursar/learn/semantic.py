@@ -10,17 +10,16 @@ Rule 3: whether candidates of a stratum are served is for ``evidence`` to say. W
 Rule 4: spaces are the caller's: tenant, route, what came before in the conversation, tools, embedder. Nothing is looked
         for in another one.
 Rule 5: memory is bounded: past ``entries_max`` the entry goes that was of no use for longest.
+Rule 6: evidence is of one route in one setting (the bound, and what the caller names so). Under another one it is collected anew, and what
+        there was is gone: back in the first one, nothing of it comes back.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from hashlib import blake2b
+from collections.abc import Iterable
 from math import exp, log
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from bursar.core.values import valueclass
 
@@ -28,7 +27,7 @@ from .evidence import Evidence
 from .guards import Signature, difference, signature, unknown_words
 from .nearest import Near, Nearest
 
-__all__ = ["STATE_VERSION", "TEXT_LENGTH_MAX", "Match", "SimilarAnswers", "answer_name", "answers_equal"]
+__all__ = ["STATE_VERSION", "TEXT_LENGTH_MAX", "Match", "SimilarAnswers"]
 
 STATE_VERSION: Final = 1
 TEXT_LENGTH_MAX: Final = 1_000
@@ -47,7 +46,7 @@ _SHOWN_MAX: Final = 3
 class Match:
     """A candidate and what is to be done. ``serve``: its answer may go out. ``shadow``: ask the model and tell ``record`` whether
     the answers agree. Neither: as if there were none. ``answer`` names its answer; ``stratum`` is -1 where there is none;
-    ``tries`` says to which evidence a check belongs."""
+    ``setting`` and ``tries`` say to which evidence a check belongs."""
 
     key: str
     similarity: float
@@ -57,6 +56,7 @@ class Match:
     shadow: bool
     why: str
     tries: int = 0
+    setting: str = ""
 
 
 class _Entry:
@@ -76,14 +76,15 @@ class SimilarAnswers:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._spaces: dict[str, Nearest] = {}
         self._evidence: dict[str, Evidence] = {}
-        self._kept: Mapping[str, Any] = {}
+        self._kept: dict[str, Any] = {}
+        """Evidence of earlier runs, as it was written, until its route is asked for."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def add(self, space: str, key: str, text: str, vector: Any, *, answer: str = "") -> bool:
         """Keep a question by its answer's key; keys are unique over all spaces. ``answer`` names what was answered
-        (``answer_name``): entries with one name are one answer. When a check agreed, it is the match's. Returns whether the text can be compared.
+        (``answers.answer_name``): entries with one name are one answer. When a check agreed, it is the match's. Returns whether the text can be compared.
         Raises ValueError where the vector is not of the space."""
         if not 0 < len(text) <= TEXT_LENGTH_MAX:
             return False
@@ -110,10 +111,20 @@ class SimilarAnswers:
                 del self._spaces[entry.space]
 
     def find(
-        self, space: str, route: str, text: str, vector: Any, *, delta: float, draw: float, shadow: float = 0.05
+        self,
+        space: str,
+        route: str,
+        text: str,
+        vector: Any,
+        *,
+        delta: float,
+        draw: float,
+        shadow: float = 0.05,
+        setting: str = "",
     ) -> Match | None:
         """The candidate for a question, None without neighbours. ``delta`` is the largest share of false hits among hits,
         ``shadow`` the least share that is checked, ``draw`` a random number in [0, 1) of nobody else's choice.
+        ``setting`` names what else the evidence depends on.
         Raises ValueError where the vector is not of the space."""
         nearest = self._spaces.get(space)
         if nearest is None or not 0 < len(text) <= TEXT_LENGTH_MAX:
@@ -131,12 +142,14 @@ class SimilarAnswers:
                 chosen.key, chosen.similarity, first.answer, -1, serve=False, shadow=False, why=f"declined: {refused}"
             )
         self._entries.move_to_end(chosen.key)
-        return self._decided(route, chosen, first.answer, stratum, delta=delta, draw=draw, shadow=shadow)
+        evidence = self._evidence_of(route, delta, shadow, setting)
+        return self._decided(evidence, chosen, first.answer, stratum, draw=draw)
 
     def record(self, route: str, match: Match, agreed: bool) -> None:
         """What a check of a match said; or, of one that was served, that somebody found it false. A false one is forgotten."""
         evidence = self._evidence.get(route)
-        if evidence is not None and match.stratum >= 0 and (match.shadow or not agreed):
+        ours = evidence is not None and evidence.setting == match.setting  # or the route was set anew meanwhile
+        if evidence is not None and ours and match.stratum >= 0 and (match.shadow or not agreed):
             evidence.checked(match.stratum, agreed, match.tries)
         if not agreed:
             self.forget([match.key])
@@ -151,9 +164,9 @@ class SimilarAnswers:
         return {"version": STATE_VERSION, "routes": routes}
 
     def restore(self, state: Any) -> None:
-        """Evidence as it was. What cannot be read, or was collected for another bound, is collected anew."""
+        """Evidence as it was. What cannot be read, or was collected for another bound or setting, is collected anew."""
         routes = state.get("routes") if isinstance(state, dict) and state.get("version") == STATE_VERSION else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - of strangers
-        self._kept = routes if isinstance(routes, dict) else {}
+        self._kept = dict(routes) if isinstance(routes, dict) else {}  # pyright: ignore[reportUnknownArgumentType] - of strangers
         self._evidence = {}
 
     def _odds(self, near: list[Near], answer: str) -> float:
@@ -178,10 +191,7 @@ class SimilarAnswers:
             reasons.append(reason)
         return same[0], reasons[0]
 
-    def _decided(
-        self, route: str, chosen: Near, answer: str, stratum: int, *, delta: float, draw: float, shadow: float
-    ) -> Match:
-        evidence = self._evidence_of(route, delta, shadow)
+    def _decided(self, evidence: Evidence, chosen: Near, answer: str, stratum: int, *, draw: float) -> Match:
         shadowed = draw < evidence.check_chance(stratum)
         right, wrong = evidence.counts(stratum)
         where = f"similarity {chosen.similarity:.2f}, at least {_percent(_ODDS[stratum])} of the vote"
@@ -192,65 +202,19 @@ class SimilarAnswers:
         else:
             why = f"served: {wrong} of {right + wrong} were wrong at {where}"
             evidence.served(stratum)
-        tries = evidence.tries(stratum)
         return Match(
-            chosen.key, chosen.similarity, answer, stratum, serve=not shadowed, shadow=shadowed, why=why, tries=tries
-        )
+            chosen.key, chosen.similarity, answer, stratum, serve=not shadowed, shadow=shadowed, why=why,
+            tries=evidence.tries(stratum), setting=evidence.setting,
+        )  # fmt: skip
 
-    def _evidence_of(self, route: str, delta: float, shadow: float) -> Evidence:
+    def _evidence_of(self, route: str, delta: float, shadow: float, setting: str) -> Evidence:
         found = self._evidence.get(route)
-        if found is None or found.errors != delta:
-            found = self._evidence[route] = Evidence.restored(self._kept.get(route), delta, shadow)
+        if found is None or found.errors != delta or found.setting != setting:
+            # What was kept is taken out: there is one state of a route's evidence, the one that goes on.
+            found = self._evidence[route] = Evidence.restored(self._kept.pop(route, None), delta, shadow, setting)
         found.shadow = shadow
         return found
 
 
 def _percent(odds: float) -> str:
     return f"{100 / (1 + exp(-odds)):.3g} %"
-
-
-_FENCE: Final = re.compile(r"^\s*```\w*\n(.*?)\n?```\s*$", re.DOTALL)
-# Signs and points belong to a number; a sign of money, a share or an operator is said, too.
-_SAID: Final = re.compile(r"[-+\u2212]?\d+(?:[.,:/]\d+)*|[^\W_]+|[$€£¥₹%°<>=≠≤≥*/^|&~+]")
-
-
-def answers_equal(one: str, other: str, how: Literal["equal", "json"]) -> bool:
-    """Whether two answers say the same: by their words and figures ("equal": layout, case and punctuation aside; code as it
-    stands), or as JSON values. What is no JSON is equal to nothing."""
-    return (name := answer_name(one, how)) == answer_name(other, how) and (how != "json" or name.startswith("json"))
-
-
-def answer_name(answer: str, how: Literal["equal", "json"]) -> str:
-    """What ``add`` and ``answers_equal`` compare of an answer: a hash, nothing of it can be read."""
-    said = _said(answer, how)
-    return f"{said.split(' ', 1)[0]}:{blake2b(said.encode(errors='replace'), digest_size=16).hexdigest()}"
-
-
-def _said(answer: str, how: str) -> str:
-    if how == "json":
-        fenced = _FENCE.match(answer)
-        try:
-            value = json.loads(fenced.group(1) if fenced else answer, parse_constant=_no_number)
-        except (ValueError, RecursionError):
-            return "text " + answer
-        return "json " + json.dumps(_plain(value), sort_keys=True, ensure_ascii=False)
-    if "```" in answer or "`" in answer:
-        return "code " + "\n".join(line.rstrip() for line in answer.strip().splitlines())
-    return "words " + " ".join(_SAID.findall(answer.casefold()))
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no JSON")
-
-
-def _plain(value: Any) -> Any:
-    """One way to write a number: 1.0 is 1."""
-    match value:
-        case float() if value.is_integer():
-            return int(value)
-        case list():
-            return [_plain(each) for each in value]  # pyright: ignore[reportUnknownVariableType] - JSON of strangers
-        case dict():
-            return {key: _plain(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType] - JSON of strangers
-        case _:
-            return value
