@@ -60,3 +60,16 @@ def test_fading_does_not_lose_what_is_rare() -> None:
         if it.total >= EVIDENCE_MIN:
             assert it.quantile(999) is not None
             assert it.quantile(1_000) is not None
+
+
+@pytest.mark.parametrize("milliseconds", [7.0 * 1.09**step for step in range(60)])
+def test_what_is_given_up_at_a_quantile_does_not_raise_it(milliseconds: float) -> None:
+    """Whatever rounding it went through between the two."""
+    seen = Latencies()
+    for _ in range(EVIDENCE_MIN):
+        seen.add(milliseconds)
+    limit = seen.quantile(950)
+    assert limit is not None
+    for start_s in (0.0, 1_234.567, 28_112.337, 98_765.4):
+        seen.add((start_s + limit / 1_000 - start_s) * 1_000)
+    assert seen.quantile(950) == limit

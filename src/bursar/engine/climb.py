@@ -110,10 +110,15 @@ class _Running:
             return None
         if self.left_s is None:  # it waits for its budget, which the books limit too
             return self.deadline_s
-        share_s = None if self.deadline_s is None else (self.deadline_s - self.left_s) / self.models
-        if share_s is None:
-            return None if self.limit_s is None else self.left_s + self.limit_s
-        return self.left_s + (share_s if self.limit_s is None else min(self.limit_s, share_s))
+        allowed_s = self.allowed_s(self.left_s)
+        return None if allowed_s is None else self.left_s + allowed_s
+
+    def allowed_s(self, left_s: float) -> float | None:
+        """How long it may show nothing, having left then."""
+        if self.deadline_s is None:
+            return self.limit_s
+        share_s = (self.deadline_s - left_s) / self.models
+        return share_s if self.limit_s is None else min(self.limit_s, share_s)
 
 
 @valueclass
@@ -433,7 +438,9 @@ class Climb:
             )
             await self._stop([running])
         else:
-            elapsed_ms = ((running.due_s() or self._loop.time()) - running.left_s) * 1_000
+            allowed_s = running.allowed_s(running.left_s)
+            assert allowed_s is not None
+            elapsed_ms = allowed_s * 1_000
             what = "nothing was shown" if self._stream else "no answer came"
             running.candidate.stopping(f"{what} within {elapsed_ms:.0f} ms", failed=True)
             await self._stop([running])

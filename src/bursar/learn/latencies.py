@@ -18,6 +18,8 @@ EVIDENCE_MIN: Final = 20
 
 _STEPS: Final = 8
 _BUCKETS: Final = 24 * _STEPS
+_ROUNDING: Final = 1e-9
+"""An edge that was read off belongs to its own bucket, in whatever unit it was in between."""
 _FADE_AT: Final = 1_000
 _OLD_MAX: Final = 20
 """Thousandths of what was seen that may be missing in a quantile: it is read before every call."""
@@ -35,7 +37,7 @@ class Latencies:
         self._read_at = 0
 
     def add(self, milliseconds: float) -> None:
-        self._counts[min(_BUCKETS - 1, ceil(log2(max(milliseconds, 1.0)) * _STEPS))] += 1
+        self._counts[min(_BUCKETS - 1, ceil(log2(max(milliseconds, 1.0)) * _STEPS - _ROUNDING))] += 1
         self.total += 1
         if self.total >= _FADE_AT:
             self._counts = [count // 2 for count in self._counts]
