@@ -18,7 +18,7 @@ EVIDENCE_MIN: Final = 20
 
 _STEPS: Final = 8
 _BUCKETS: Final = 24 * _STEPS
-_ROUNDING: Final = 1e-9
+_ROUNDING: Final = 1e-6
 """An edge that was read off belongs to its own bucket, in whatever unit it was in between."""
 _FADE_AT: Final = 1_000
 _OLD_MAX: Final = 20
