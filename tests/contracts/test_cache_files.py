@@ -28,18 +28,6 @@ from bursar.core.errors import CacheError, ConfigError
 SIZE = 1_000
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "cache.sqlite3"
-
-
-@pytest.fixture
-def cache(path: Path) -> Iterator[SqliteCache]:
-    cache = a_sqlite(path)
-    yield cache
-    cache.close()
-
-
 def sized(key: str, cost: int | None = 1_000, size: int = SIZE, **changes: Any) -> CacheEntry:
     """An entry that takes up this many bytes."""
     entry = an_entry(key, cost=cost, body=b"", **changes)

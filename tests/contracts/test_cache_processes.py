@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,6 @@ from cache_stores import a_sqlite, an_entry, forked, now_us, until
 
 from bursar.adapters.cache_sqlite import IN_MEMORY, SqliteCache
 from bursar.core.caching import CacheEntry
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "cache.sqlite3"
-
-
-@pytest.fixture
-def cache(path: Path) -> Iterator[SqliteCache]:
-    cache = a_sqlite(path)
-    yield cache
-    cache.close()
-
 
 WRITER = """
 import sys, time

@@ -95,10 +95,14 @@ def difference(one: Signature, other: Signature, known: Sequence[Signature] = ()
     apart = _apart(one, other)
     if not apart or one.language not in _JUDGED:
         return _unequal(one, other, _FRAME) or _words(one, other, known)
-    reason = _kinds(one, other, near=apart <= _FEW_WORDS)
-    if not reason and apart > _FEW_WORDS and _YES_OR_NO in (one.asking, other.asking):
+    near = apart <= _FEW_WORDS
+    if reason := _kinds(one, other, near=near):
+        return reason
+    if near:
+        return _words(one, other, known)
+    if _YES_OR_NO in (one.asking, other.asking):
         return "yes or no is asked for in other words"
-    return reason or (_words(one, other, known) if apart <= _FEW_WORDS else _beside(one, other, known))
+    return _beside(one, other, known)
 
 
 def _apart(one: Signature, other: Signature) -> int:

@@ -84,7 +84,6 @@ _CONTENT_KEY: Final = re.compile(rb'(?<!\\)"content"\s*:\s*$')
 _BLOCK: Final = msgspec.json.Decoder(_Block)
 _MESSAGE: Final = msgspec.json.Decoder(_Message)
 _TOOL: Final = msgspec.json.Decoder(_Tool)
-_CONTENT: Final = msgspec.json.Decoder(str | list[Raw])
 
 
 def marks(body: bytes) -> int:

@@ -76,9 +76,8 @@ class RungsOf:
         self.cache = cache
         self.route = route
         headers = request.head.headers
-        self.task = read_task(
-            headers, request.scope
-        )  # before any attempt: a bad one is a bad request, and nobody's failure
+        # Before any attempt: a bad one is a bad request, and nobody's failure.
+        self.task = read_task(headers, request.scope)
         self.final = is_final(headers)
         self.continuation = self._continuation()
 
